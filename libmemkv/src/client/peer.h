@@ -1,0 +1,95 @@
+/* peer.h: one server as a client sees it: its connections, whether it is live, and what
+ * was counted.  It lends a connection to one batch at a time and dials when there is
+ * none to lend; it knows no operations.  All functions: any thread.
+ *
+ * A server is NEW until a dial has ended, then UP or DOWN.  Nobody waits for a DOWN one:
+ * only mkv_peer_tend dials it, with jittered back-off.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef MKV_PEER_H
+#define MKV_PEER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "client/conn.h"
+
+typedef enum mkv_counter {
+    MKV_STAT_OPS,
+    MKV_STAT_HITS,
+    MKV_GET_OPS,
+    MKV_GET_HITS,
+    MKV_GET_BYTES,
+    MKV_PUT_OPS,
+    MKV_PUT_STORED,
+    MKV_PUT_BYTES,
+    MKV_DELETE_OPS,
+    MKV_TIMEOUTS,
+    MKV_CHECKSUM_FAILURES,
+    MKV_RETRIES,
+    MKV_DIALS,
+    MKV_DISCONNECTS,
+    MKV_N_COUNTERS
+} mkv_counter;
+
+/* A batch that waits for a connection; fd is an eventfd of its own. */
+typedef struct mkv_waiter {
+    struct mkv_waiter *next;
+    int fd;
+} mkv_waiter;
+
+typedef struct mkv_peer_config { /* what all servers of a client share */
+    mkv_identity self;           /* nonce: peer.c makes one a dial */
+    uint32_t connections;
+    int32_t connect_timeout_ms;
+} mkv_peer_config;
+
+typedef struct mkv_peer {
+    const char *name;    /* the peer's own copies */
+    const char *address;
+    const mkv_peer_config *config;
+    _Atomic uint64_t counters[MKV_N_COUNTERS];
+
+    pthread_mutex_t lock; /* guards all below */
+    enum { MKV_PEER_NEW, MKV_PEER_UP, MKV_PEER_DOWN } state;
+    memkv_error trouble;  /* why it is DOWN */
+    int64_t retry_ns;     /* DOWN: when tend may try again */
+    uint32_t failures;    /* dials in a row */
+    bool is_resolved;
+    mkv_endpoint endpoint;
+    mkv_conn *idle; /* also dials that outlived the batch that wanted them */
+    uint32_t n_payload, n_control; /* connections there are, lent or idle */
+    mkv_waiter *waiters;
+} mkv_peer;
+
+/* INVALID with the address in err. */
+int mkv_peer_init(mkv_peer *peer, const memkv_address *address,
+                  const mkv_peer_config *config, memkv_error *err);
+void mkv_peer_fini(mkv_peer *peer); /* nothing may be lent */
+
+/* Lends a connection, perhaps one that is still being dialled.  BUSY: none to be had
+ * now; `waiter`, unless NULL, is in line (until unwait, or its fd is written to).
+ * Otherwise the reason why the server is DOWN. */
+int mkv_peer_borrow(mkv_peer *peer, bool is_control, mkv_waiter *waiter, mkv_conn **out);
+void mkv_peer_unwait(mkv_peer *peer, mkv_waiter *waiter); /* not in line is fine */
+/* Takes it back: kept if it is quiet or still being dialled, else closed. */
+void mkv_peer_give_back(mkv_peer *peer, mkv_conn *conn);
+/* The handshake of a lent connection is over. */
+void mkv_peer_opened(mkv_peer *peer);
+/* The lent connection is broken, and closed here.  A failed dial makes the server DOWN;
+ * a broken open one takes the idle ones with it, which are hardly better. */
+void mkv_peer_failed(mkv_peer *peer, mkv_conn *conn, const memkv_error *why);
+
+/* Resolves the name if need be, and dials a server that is NEW or due.  Drives dials
+ * nobody waits for.  May block in the resolver. */
+void mkv_peer_tend(mkv_peer *peer);
+/* Dials whatever its state: *out is open, and lent.  For a probe. */
+int mkv_peer_dial_now(mkv_peer *peer, int64_t deadline_ns, mkv_conn **out,
+                      memkv_error *err);
+
+void mkv_peer_describe(mkv_peer *peer, char *text, size_t cap);
+static inline void mkv_peer_count(mkv_peer *peer, mkv_counter counter, uint64_t n)
+{
+    atomic_fetch_add_explicit(&peer->counters[counter], n, memory_order_relaxed);
+}
+
+#endif

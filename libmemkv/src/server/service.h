@@ -1,0 +1,53 @@
+/* service.h: what each request does to the store.  A job is one request from its table to
+ * its last reply frame; it is told when bytes of the body are wanted and asked for one
+ * reply frame after the other.  Knows no sockets; time is an argument.
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef MKV_SERVICE_H
+#define MKV_SERVICE_H
+
+#include "protocol/session.h"
+#include "server/answer.h"
+#include "server/counters.h"
+#include "server/intake.h"
+#include "server/store.h"
+
+/* What all connections of a server share.  Any thread. */
+typedef struct mkv_service {
+    mkv_store *store;
+    mkv_identity self; /* nonce and uptime are for each session to fill in */
+    uint8_t key[MEMKV_AUTH_KEY_LEN];
+    char name[MEMKV_MAX_NAME + 1];
+    uint64_t started_ms;
+    mkv_answers answers;
+    mkv_counters counters;
+    _Atomic uint64_t connections, workers;
+    _Atomic uint64_t table_bytes; /* of requests being read or answered */
+} mkv_service;
+
+/* What a worker lends to one job at a time. */
+typedef struct mkv_desk {
+    mkv_draft draft;
+    mkv_bin bin;
+} mkv_desk;
+
+/* One thread.  `peer` and `table` are borrowed until close. */
+typedef struct mkv_job mkv_job;
+
+/* Assumes that the session has checked the table.  NO_MEMORY. */
+int mkv_job_open(mkv_service *service, const mkv_peer_info *peer, const mkv_frame *frame,
+                 const uint8_t *table, uint64_t now_ms, mkv_job **out);
+uint64_t mkv_job_deadline(const mkv_job *job);
+/* Where the next bytes of the body go, of `body_left`; valid until asked again. */
+size_t mkv_job_sink(mkv_job *job, mkv_desk *desk, uint64_t body_left, uint64_t now_ms,
+                    struct iovec **iov);
+/* The body is in. */
+void mkv_job_received(mkv_job *job, uint64_t now_ms);
+/* The next reply frame, its table at most max_table bytes.  *out NULL: ask again in
+ * another turn, this one has done enough.  Nothing but NO_MEMORY can go wrong. */
+int mkv_job_answer(mkv_job *job, mkv_desk *desk, size_t max_table, uint64_t now_ms,
+                   mkv_answer **out);
+bool mkv_job_is_done(const mkv_job *job); /* its last frame was made */
+/* Drops what was half put.  NULL is fine. */
+void mkv_job_close(mkv_job *job);
+
+#endif
