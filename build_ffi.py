@@ -21,7 +21,10 @@ HEADERS = {
     "protocol/wire.h": LIBRARY / "src/protocol/wire.h",
     "protocol/checksum.h": LIBRARY / "src/protocol/checksum.h",
     "protocol/auth.h": LIBRARY / "src/protocol/auth.h",
+    "protocol/session.h": LIBRARY / "src/protocol/session.h",
 }
+# Of the system's <sys/uio.h>, which session.h names.
+IOVEC = "struct iovec { void *iov_base; size_t iov_len; ...; };"
 REGION = re.compile(r"/\* cffi: on \*/(.*?)/\* cffi: off \*/", re.DOTALL)
 PLAIN_DEFINE = re.compile(r"#define \w+ \d+\s*(/\*.*)?")
 
@@ -39,7 +42,7 @@ def marked_text(header: Path) -> str:
 
 
 ffibuilder = FFI()
-ffibuilder.cdef("\n".join(marked_text(path) for path in HEADERS.values()))
+ffibuilder.cdef("\n".join([IOVEC, *map(marked_text, HEADERS.values())]))
 ffibuilder.set_source(
     "memkv_lmcache._memkv", "\n".join(f'#include "{name}"' for name in HEADERS)
 )

@@ -31,6 +31,8 @@ const char *memkv_strerror(int status)
         return "the server is full and may evict nothing";
     case MEMKV_ERR_CHECKSUM:
         return "the value does not match its checksum";
+    case MEMKV_ERR_DRAINING:
+        return "the server is about to leave";
     case MEMKV_ERR_BUSY:
         return "the server is busy";
     case MEMKV_ERR_TIMEOUT:
@@ -52,7 +54,10 @@ const char *memkv_strerror(int status)
     }
 }
 
-const char *memkv_version(void) { return MEMKV_VERSION_STRING; }
+const char *memkv_version(void)
+{
+    return MEMKV_VERSION_STRING;
+}
 
 int mkv_fail(memkv_error *err, int status, int sys_errno, const char *format, ...)
 {

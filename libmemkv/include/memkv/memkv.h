@@ -41,6 +41,7 @@ typedef enum memkv_status {
     MEMKV_ERR_TOO_LARGE = -13,   /* PUT: over the server's limit */
     MEMKV_ERR_FULL = -14,        /* PUT: nothing may be evicted for it just now */
     MEMKV_ERR_CHECKSUM = -15,    /* GET, PUT: what arrived is not what was sent */
+    MEMKV_ERR_DRAINING = -16,    /* the server is about to leave */
     MEMKV_ERR_BUSY = -17,        /* too much on its way from that server just now */
     MEMKV_ERR_TIMEOUT = -18,     /* the deadline passed */
     MEMKV_ERR_UNREACHABLE = -21, /* -20..-29: the connection.  Known to be down */
@@ -186,6 +187,9 @@ MEMKV_API int memkv_server_open(const memkv_server_config *config, memkv_server 
 MEMKV_API int memkv_server_address(const memkv_server *server, char *text, size_t cap);
 /* Makes the calling thread one more network worker.  Returns after stop.  Any thread. */
 MEMKV_API int memkv_server_run(memkv_server *server);
+/* Refuses new requests with MEMKV_ERR_DRAINING and waits until those under way are
+ * answered: OK, or TIMEOUT with some left.  Any thread. */
+MEMKV_API int memkv_server_drain(memkv_server *server, int timeout_ms);
 MEMKV_API void memkv_server_stop(memkv_server *server);  /* any thread, signal-safe */
 MEMKV_API void memkv_server_close(memkv_server *server); /* runs over; one thread */
 /* Writes up to cap counters, returns how many there are.  Any thread. */

@@ -19,6 +19,7 @@ typedef struct mkv_queue { /* of ops, linked by their slots */
 typedef struct mkv_slot { /* beside each op */
     uint32_t next;        /* in its queue */
     uint8_t tries;        /* connections that broke under it */
+    uint8_t moves;        /* from a server to the next in its key's order */
     bool is_repair;       /* answered CHECKSUM; now a DELETE of `generation` */
     uint64_t generation;
 } mkv_slot;
@@ -28,6 +29,7 @@ typedef struct mkv_sent {
     mkv_outgoing out; /* first: done() gets it back */
     struct mkv_sent *next;
     uint32_t id;
+    int64_t asked_ns;
     uint8_t kind;
     bool is_sent, is_answered; /* freed when both */
     uint32_t n;
@@ -40,10 +42,10 @@ struct mkv_batch;
 typedef struct mkv_share {
     struct mkv_batch *batch;
     mkv_peer *peer;
+    bool is_back; /* ask the next in order, too, for what it lacks */
     mkv_queue queues[2];    /* [is_control] */
     mkv_waiter waiters[2];
     bool is_waiting[2];
-    uint32_t n_lanes[2];
 } mkv_share;
 
 typedef struct mkv_lane {
@@ -53,6 +55,7 @@ typedef struct mkv_lane {
     mkv_sent *requests; /* oldest first */
     uint32_t n_requests;
     uint32_t next_id;
+    int64_t moved_ns; /* bytes last went either way */
     mkv_sent *replying; /* whose reply frame is being read */
 } mkv_lane;
 
@@ -74,6 +77,9 @@ static inline bool mkv_queue_is_empty(const mkv_queue *queue)
     return queue->head == MKV_NO_OP;
 }
 void mkv_batch_push(mkv_share *share, uint32_t op);
+/* To the next live server in its key's order; none left, or moved too often already: the
+ * answer is `status`. */
+void mkv_batch_pass_on(mkv_share *share, uint32_t op, int status);
 /* The op's answer; or the end of its repair, whatever became of it. */
 void mkv_batch_finish(mkv_share *share, uint32_t op, int status);
 /* Its connection broke: once more on another, or the answer is `status`. */
@@ -88,6 +94,8 @@ bool mkv_lane_has_room(const mkv_lane *lane);
 /* Reads and writes as far as it goes now, within a turn's bound.  A failure: the
  * connection is broken, *why says how. */
 int mkv_lane_move(mkv_lane *lane, memkv_error *why);
+/* How long its oldest request has waited while nothing moved; 0: something did. */
+int64_t mkv_lane_silence_ns(const mkv_lane *lane);
 /* Every op of it that has no answer goes to `give_up` (retry or finish). */
 void mkv_lane_abandon(mkv_lane *lane, int status,
                       void (*give_up)(mkv_share *, uint32_t, int));

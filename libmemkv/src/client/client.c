@@ -12,7 +12,8 @@
 #include "net/clock.h"
 #include "status.h"
 
-#define TEND_EVERY_MS 5 /* a dial nobody waits for is looked after this often */
+#define DIAL_EVERY_MS 2 /* a dial nobody waits for is looked after this often */
+#define TEND_EVERY_MS 50
 #define MAX_REQUESTS 16 /* in flight on a connection; lane.c uses fewer */
 #define MAX_CONNECTIONS 64
 
@@ -118,16 +119,18 @@ int memkv_client_tend(memkv_client *client, int timeout_ms)
         return MEMKV_ERR_INVALID;
     int64_t deadline_ns = mkv_now_ns() + timeout_ms * MKV_NS_PER_MS;
     for (;;) {
+        int64_t pause_ms = TEND_EVERY_MS;
         for (size_t i = 0; i < client->n_peers; i++) {
             if (atomic_load(&client->is_stopped))
                 return MEMKV_ERR_CLOSED;
-            mkv_peer_tend(&client->peers[i]);
+            if (mkv_peer_tend(&client->peers[i]))
+                pause_ms = DIAL_EVERY_MS;
         }
         int64_t left_ms = (deadline_ns - mkv_now_ns()) / MKV_NS_PER_MS;
         if (left_ms <= 0)
             return MEMKV_OK;
         struct pollfd stop = {.fd = client->stop_fd, .events = POLLIN};
-        poll(&stop, 1, left_ms < TEND_EVERY_MS ? (int)left_ms : TEND_EVERY_MS);
+        poll(&stop, 1, (int)(left_ms < pause_ms ? left_ms : pause_ms));
     }
 }
 

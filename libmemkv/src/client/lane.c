@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "client/batch.h"
+#include "net/clock.h"
 #include "status.h"
 
 #define PAYLOAD_WINDOW 2 /* requests in flight: one lands while the next is made */
@@ -34,6 +35,7 @@ static int item_status(int status)
     case MEMKV_ERR_TOO_LARGE:
     case MEMKV_ERR_FULL:
     case MEMKV_ERR_CHECKSUM:
+    case MEMKV_ERR_DRAINING:
     case MEMKV_ERR_BUSY:
     case MEMKV_ERR_TIMEOUT:
         return status;
@@ -169,7 +171,10 @@ static int item_answered(mkv_lane *lane, const mkv_sent *sent, const mkv_reply *
         mkv_peer_count(lane->share->peer, MKV_PUT_STORED, 1);
         mkv_peer_count(lane->share->peer, MKV_PUT_BYTES, op->data_len);
     }
-    mkv_batch_finish(lane->share, index, status);
+    if (status == MEMKV_ERR_NOT_FOUND && lane->share->is_back)
+        mkv_batch_pass_on(lane->share, index, status);
+    else
+        mkv_batch_finish(lane->share, index, status);
     return MEMKV_OK;
 }
 
@@ -185,11 +190,18 @@ static mkv_sent *find_request(const mkv_lane *lane, uint32_t id)
 
 static void refuse_all(mkv_lane *lane, mkv_sent *sent, int status)
 {
-    for (uint32_t i = 0; i < sent->n; i++)
-        if (!sent->has_reply[i]) {
-            sent->has_reply[i] = true;
+    bool is_leaving = status == MEMKV_ERR_DRAINING;
+    if (is_leaving)
+        mkv_peer_leaving(lane->share->peer);
+    for (uint32_t i = 0; i < sent->n; i++) {
+        if (sent->has_reply[i])
+            continue;
+        sent->has_reply[i] = true;
+        if (is_leaving)
+            mkv_batch_pass_on(lane->share, sent->ops[i], status);
+        else
             mkv_batch_finish(lane->share, sent->ops[i], item_status(status));
-        }
+    }
 }
 
 static int begin_reply(mkv_lane *lane)
@@ -239,6 +251,8 @@ static int end_reply(mkv_lane *lane)
     for (uint32_t i = 0; i < sent->n; i++)
         if (!sent->has_reply[i])
             return MEMKV_ERR_PROTOCOL;
+    bool is_control = lane->conn->is_control;
+    mkv_peer_answered(lane->share->peer, is_control ? mkv_now_ns() - sent->asked_ns : 0);
     sent->is_answered = true;
     if (sent->is_sent)
         forget(lane, sent);
@@ -296,7 +310,10 @@ static int send_requests(mkv_lane *lane)
     const mkv_queue *queue = &lane->share->queues[lane->conn->is_control];
     int rc = MEMKV_OK;
     for (;;) {
+        uint64_t unsent = lane->conn->session.out_bytes;
         rc = mkv_conn_flush(lane->conn, mark_sent);
+        if (lane->conn->session.out_bytes < unsent)
+            lane->moved_ns = mkv_now_ns();
         forget_finished(lane);
         if (rc != MEMKV_OK || mkv_queue_is_empty(queue) || !mkv_lane_has_room(lane))
             return rc;
@@ -319,6 +336,7 @@ static int receive_replies(mkv_lane *lane)
         if (n == 0)
             return MEMKV_OK;
         turn += n;
+        lane->moved_ns = mkv_now_ns();
         if (in_body)
             take_in(lane, body - conn->session.body_left);
         rc = digest(lane);
@@ -334,7 +352,7 @@ int mkv_lane_move(mkv_lane *lane, memkv_error *why)
         int rc = mkv_conn_advance(lane->conn, why);
         if (rc != MEMKV_OK || !mkv_conn_is_open(lane->conn))
             return rc;
-        mkv_peer_opened(lane->share->peer);
+        mkv_peer_opened(lane->share->peer, lane->conn);
     }
     int rc = send_requests(lane);
     if (rc == MEMKV_OK)
@@ -344,6 +362,14 @@ int mkv_lane_move(mkv_lane *lane, memkv_error *why)
     if (rc != MEMKV_OK)
         mkv_fail(why, rc, 0, "%s", memkv_strerror(rc));
     return rc;
+}
+
+int64_t mkv_lane_silence_ns(const mkv_lane *lane)
+{
+    if (lane->requests == NULL)
+        return 0;
+    int64_t now = mkv_now_ns(), waited = now - lane->requests->asked_ns;
+    return (now - lane->moved_ns) * 2 >= waited ? waited : 0;
 }
 
 void mkv_lane_abandon(mkv_lane *lane, int status,

@@ -13,10 +13,6 @@
 #include "net/clock.h"
 #include "status.h"
 
-#define RETRY_MIN_MS 100
-#define RETRY_MAX_MS 5000
-#define RETRY_REFUSED_MS 30000 /* a wrong key does not mend itself */
-
 static int fill_random(void *dst, size_t len)
 {
     return getrandom(dst, len, 0) == (ssize_t)len ? MEMKV_OK : MEMKV_ERR_SYSTEM;
@@ -32,6 +28,7 @@ int mkv_peer_init(mkv_peer *peer, const memkv_address *address,
         return rc;
     peer->is_resolved = rc == MEMKV_OK;
     peer->config = config;
+    peer->luck = config->self.id;
     peer->address = strdup(address->address);
     peer->name = strdup(address->name != NULL ? address->name : address->address);
     if (peer->address == NULL || peer->name == NULL) {
@@ -79,38 +76,83 @@ static void wake_all(mkv_peer *peer)
     }
 }
 
-static void become_up(mkv_peer *peer)
+/* Good enough to keep clients out of step, and without a system call.  Assumes the
+ * lock. */
+static uint16_t chance(mkv_peer *peer)
 {
-    peer->state = MKV_PEER_UP;
-    peer->failures = 0;
+    peer->luck = peer->luck * UINT64_C(6364136223846793005) + 1;
+    return (uint16_t)(peer->luck >> 48);
+}
+
+/* Nobody has to wait for it any longer, and its connections are no use.  Assumes the
+ * lock. */
+static void clear_out(mkv_peer *peer)
+{
+    close_idle(peer);
+    wake_all(peer);
 }
 
 static void become_down(mkv_peer *peer, const memkv_error *why)
 {
-    uint32_t shift = peer->failures < 6 ? peer->failures : 6;
-    int64_t wait_ms = RETRY_MIN_MS << shift;
-    if (wait_ms > RETRY_MAX_MS)
-        wait_ms = RETRY_MAX_MS;
-    if (why->status == MEMKV_ERR_AUTH || why->status == MEMKV_ERR_VERSION)
-        wait_ms = RETRY_REFUSED_MS;
-    uint16_t jitter = 0; /* up to a half more, so that clients do not come in step */
-    fill_random(&jitter, sizeof jitter);
-    wait_ms += wait_ms * jitter / (2 * UINT16_MAX);
-    peer->state = MKV_PEER_DOWN;
-    peer->trouble = *why;
-    peer->failures++;
-    peer->retry_ns = mkv_now_ns() + wait_ms * MKV_NS_PER_MS;
-    close_idle(peer);
-    wake_all(peer);
+    mkv_breaker_failed(&peer->breaker, mkv_now_ns(), why, chance(peer));
+    clear_out(peer);
+}
+
+void mkv_peer_opened(mkv_peer *peer, const mkv_conn *conn)
+{
+    pthread_mutex_lock(&peer->lock);
+    mkv_breaker_opened(&peer->breaker, mkv_now_ns(), conn->session.peer.uptime_ms);
+    pthread_mutex_unlock(&peer->lock);
+}
+
+void mkv_peer_answered(mkv_peer *peer, int64_t took_ns)
+{
+    pthread_mutex_lock(&peer->lock);
+    if (mkv_breaker_answered(&peer->breaker, mkv_now_ns(), took_ns, chance(peer)))
+        clear_out(peer);
+    pthread_mutex_unlock(&peer->lock);
+}
+
+void mkv_peer_silent(mkv_peer *peer, int64_t waited_ns)
+{
+    pthread_mutex_lock(&peer->lock);
+    if (mkv_breaker_is_live(&peer->breaker) &&
+        mkv_breaker_silent(&peer->breaker, mkv_now_ns(), waited_ns, chance(peer)))
+        clear_out(peer);
+    pthread_mutex_unlock(&peer->lock);
+}
+
+void mkv_peer_leaving(mkv_peer *peer)
+{
+    memkv_error why;
+    mkv_fail(&why, MEMKV_ERR_DRAINING, 0, "the server is about to leave");
+    pthread_mutex_lock(&peer->lock);
+    if (mkv_breaker_is_live(&peer->breaker))
+        become_down(peer, &why);
+    pthread_mutex_unlock(&peer->lock);
+}
+
+bool mkv_peer_is_live(const mkv_peer *peer)
+{
+    return mkv_breaker_is_live(&peer->breaker);
+}
+
+bool mkv_peer_is_back(mkv_peer *peer)
+{
+    pthread_mutex_lock(&peer->lock);
+    bool is_back = mkv_breaker_is_back(&peer->breaker, mkv_now_ns());
+    pthread_mutex_unlock(&peer->lock);
+    return is_back;
 }
 
 void mkv_peer_describe(mkv_peer *peer, char *text, size_t cap)
 {
     pthread_mutex_lock(&peer->lock);
-    if (peer->state == MKV_PEER_DOWN)
-        snprintf(text, cap, "down: %s", peer->trouble.text);
+    int health = atomic_load(&peer->breaker.health);
+    if (health == MKV_DOWN)
+        snprintf(text, cap, "down: %s", peer->breaker.trouble.text);
     else
-        snprintf(text, cap, "%s", peer->state == MKV_PEER_UP ? "up" : "not tried yet");
+        snprintf(text, cap, "%s", health == MKV_UP ? "up" : "not tried yet");
     pthread_mutex_unlock(&peer->lock);
 }
 
@@ -165,8 +207,8 @@ int mkv_peer_borrow(mkv_peer *peer, bool is_control, mkv_waiter *waiter, mkv_con
     pthread_mutex_lock(&peer->lock);
     int rc = MEMKV_OK;
     mkv_conn *conn = take_idle(peer, is_control);
-    if (conn == NULL && peer->state == MKV_PEER_DOWN) {
-        rc = peer->trouble.status;
+    if (conn == NULL && !mkv_peer_is_live(peer)) {
+        rc = peer->breaker.trouble.status;
     } else if (conn == NULL) {
         uint32_t n = is_control ? peer->n_control : peer->n_payload;
         uint32_t most = is_control ? 1 : peer->config->connections;
@@ -221,13 +263,6 @@ void mkv_peer_give_back(mkv_peer *peer, mkv_conn *conn)
     pthread_mutex_unlock(&peer->lock);
 }
 
-void mkv_peer_opened(mkv_peer *peer)
-{
-    pthread_mutex_lock(&peer->lock);
-    become_up(peer);
-    pthread_mutex_unlock(&peer->lock);
-}
-
 void mkv_peer_failed(mkv_peer *peer, mkv_conn *conn, const memkv_error *why)
 {
     bool was_open = conn->was_open;
@@ -235,8 +270,7 @@ void mkv_peer_failed(mkv_peer *peer, mkv_conn *conn, const memkv_error *why)
     drop(peer, conn);
     if (was_open) {
         mkv_peer_count(peer, MKV_DISCONNECTS, 1);
-        close_idle(peer);
-        wake_all(peer);
+        clear_out(peer);
     } else {
         become_down(peer, why);
     }
@@ -247,9 +281,7 @@ void mkv_peer_failed(mkv_peer *peer, mkv_conn *conn, const memkv_error *why)
 
 static bool wants_dial(const mkv_peer *peer)
 {
-    if (peer->n_control > 0)
-        return false;
-    return peer->state != MKV_PEER_DOWN || mkv_now_ns() >= peer->retry_ns;
+    return peer->n_control == 0 && mkv_breaker_may_dial(&peer->breaker, mkv_now_ns());
 }
 
 static void resolve(mkv_peer *peer)
@@ -268,8 +300,24 @@ static void resolve(mkv_peer *peer)
     pthread_mutex_unlock(&peer->lock);
 }
 
-/* Takes a dial that nobody waits for one step further. */
-static void advance(mkv_peer *peer, mkv_conn *conn)
+/* A connection that its server has closed while nobody used it.  Assumes the lock. */
+static void drop_dead(mkv_peer *peer)
+{
+    mkv_conn **at = &peer->idle;
+    while (*at != NULL) {
+        mkv_conn *conn = *at;
+        struct pollfd fd = {.fd = conn->fd, .events = POLLIN};
+        if (mkv_conn_is_open(conn) && poll(&fd, 1, 0) > 0) {
+            *at = conn->next;
+            drop(peer, conn);
+        } else {
+            at = &conn->next;
+        }
+    }
+}
+
+/* Takes a dial that nobody waits for one step further; false: it is over. */
+static bool advance(mkv_peer *peer, mkv_conn *conn)
 {
     memkv_error err;
     int rc = mkv_conn_advance(conn, &err);
@@ -279,11 +327,13 @@ static void advance(mkv_peer *peer, mkv_conn *conn)
                       peer->address, peer->config->connect_timeout_ms);
     if (rc != MEMKV_OK) {
         mkv_peer_failed(peer, conn, &err);
-        return;
+        return false;
     }
-    if (mkv_conn_is_open(conn))
-        mkv_peer_opened(peer);
+    bool is_open = mkv_conn_is_open(conn);
+    if (is_open)
+        mkv_peer_opened(peer, conn);
     mkv_peer_give_back(peer, conn);
+    return !is_open;
 }
 
 static mkv_conn *take_dial(mkv_peer *peer)
@@ -297,9 +347,10 @@ static mkv_conn *take_dial(mkv_peer *peer)
     return NULL;
 }
 
-void mkv_peer_tend(mkv_peer *peer)
+bool mkv_peer_tend(mkv_peer *peer)
 {
     pthread_mutex_lock(&peer->lock);
+    drop_dead(peer);
     bool wants = wants_dial(peer), is_resolved = peer->is_resolved;
     pthread_mutex_unlock(&peer->lock);
     if (wants && !is_resolved)
@@ -311,8 +362,7 @@ void mkv_peer_tend(mkv_peer *peer)
         dial(peer, true, &conn, &err) != MEMKV_OK)
         become_down(peer, &err);
     pthread_mutex_unlock(&peer->lock);
-    if (conn != NULL)
-        advance(peer, conn);
+    return conn != NULL && advance(peer, conn);
 }
 
 static int finish_dial(mkv_conn *conn, int64_t deadline_ns, memkv_error *err)
@@ -355,7 +405,7 @@ int mkv_peer_dial_now(mkv_peer *peer, int64_t deadline_ns, mkv_conn **out,
             *err = why;
         return rc;
     }
-    mkv_peer_opened(peer);
+    mkv_peer_opened(peer, conn);
     *out = conn;
     return MEMKV_OK;
 }

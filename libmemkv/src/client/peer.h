@@ -2,8 +2,7 @@
  * was counted.  It lends a connection to one batch at a time and dials when there is
  * none to lend; it knows no operations.  All functions: any thread.
  *
- * A server is NEW until a dial has ended, then UP or DOWN.  Nobody waits for a DOWN one:
- * only mkv_peer_tend dials it, with jittered back-off.
+ * Only mkv_peer_tend dials a server that is DOWN (breaker.h): nobody waits for it.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MKV_PEER_H
 #define MKV_PEER_H
@@ -11,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "client/breaker.h"
 #include "client/conn.h"
 
 typedef enum mkv_counter {
@@ -50,10 +50,8 @@ typedef struct mkv_peer {
     _Atomic uint64_t counters[MKV_N_COUNTERS];
 
     pthread_mutex_t lock; /* guards all below */
-    enum { MKV_PEER_NEW, MKV_PEER_UP, MKV_PEER_DOWN } state;
-    memkv_error trouble;  /* why it is DOWN */
-    int64_t retry_ns;     /* DOWN: when tend may try again */
-    uint32_t failures;    /* dials in a row */
+    mkv_breaker breaker;
+    uint64_t luck; /* of chance() */
     bool is_resolved;
     mkv_endpoint endpoint;
     mkv_conn *idle; /* also dials that outlived the batch that wanted them */
@@ -73,19 +71,27 @@ int mkv_peer_borrow(mkv_peer *peer, bool is_control, mkv_waiter *waiter, mkv_con
 void mkv_peer_unwait(mkv_peer *peer, mkv_waiter *waiter); /* not in line is fine */
 /* Takes it back: kept if it is quiet or still being dialled, else closed. */
 void mkv_peer_give_back(mkv_peer *peer, mkv_conn *conn);
-/* The handshake of a lent connection is over. */
-void mkv_peer_opened(mkv_peer *peer);
+/* The handshake of the lent connection is over. */
+void mkv_peer_opened(mkv_peer *peer, const mkv_conn *conn);
+/* A request was answered, after took_ns if it had no payload, else 0. */
+void mkv_peer_answered(mkv_peer *peer, int64_t took_ns);
+/* A batch's time ran out while nothing moved for waited_ns. */
+void mkv_peer_silent(mkv_peer *peer, int64_t waited_ns);
+/* It answers, but takes no more requests. */
+void mkv_peer_leaving(mkv_peer *peer);
 /* The lent connection is broken, and closed here.  A failed dial makes the server DOWN;
  * a broken open one takes the idle ones with it, which are hardly better. */
 void mkv_peer_failed(mkv_peer *peer, mkv_conn *conn, const memkv_error *why);
 
 /* Resolves the name if need be, and dials a server that is NEW or due.  Drives dials
- * nobody waits for.  May block in the resolver. */
-void mkv_peer_tend(mkv_peer *peer);
+ * nobody waits for; true while there is one.  May block in the resolver. */
+bool mkv_peer_tend(mkv_peer *peer);
 /* Dials whatever its state: *out is open, and lent.  For a probe. */
 int mkv_peer_dial_now(mkv_peer *peer, int64_t deadline_ns, mkv_conn **out,
                       memkv_error *err);
 
+bool mkv_peer_is_live(const mkv_peer *peer);
+bool mkv_peer_is_back(mkv_peer *peer); /* mkv_breaker_is_back */
 void mkv_peer_describe(mkv_peer *peer, char *text, size_t cap);
 static inline void mkv_peer_count(mkv_peer *peer, mkv_counter counter, uint64_t n)
 {

@@ -160,6 +160,7 @@ int mkv_request_send(mkv_lane *lane)
     if (kind == MKV_PUT)
         sum_values(lane, sent);
     sent->id = lane->next_id++;
+    sent->asked_ns = mkv_now_ns();
     mkv_frame frame = {.kind = kind,
                        .flags = MKV_FRAME_LAST,
                        .id = sent->id,

@@ -15,6 +15,7 @@
 #include "status.h"
 
 #define MAX_TRIES 2      /* more connections after the first that may break */
+#define MAX_MOVES 3      /* servers after the first that may be asked */
 #define SPIN_NS 30000    /* a small reply is often there sooner than a sleep ends */
 #define MAX_BATCH (1u << 24) /* ops; their bookkeeping must stay small */
 
@@ -54,13 +55,66 @@ void mkv_batch_retry(mkv_share *share, uint32_t op, int status)
     mkv_batch_push(share, op);
 }
 
-static void finish_queue(mkv_share *share, bool is_control, int status)
+/* Does `a` come before `b` in the key's order? */
+static bool is_before(const mkv_share *a, uint64_t score_a, const mkv_share *b,
+                      uint64_t score_b)
+{
+    if (score_a != score_b)
+        return score_a > score_b;
+    return strcmp(a->peer->name, b->peer->name) < 0;
+}
+
+/* The first live server of the key's order that comes behind `behind` (NULL: of all);
+ * NULL: there is none. */
+static mkv_share *place(mkv_batch *batch, const memkv_op *op, const mkv_share *behind)
+{
+    uint32_t slot = mkv_placement_slot(op->key, op->key_len);
+    uint64_t behind_score =
+        behind != NULL ? mkv_placement_score(behind->peer->name, slot) : 0;
+    mkv_share *best = NULL;
+    uint64_t best_score = 0;
+    for (size_t i = 0; i < batch->n_shares; i++) {
+        mkv_share *share = &batch->shares[i];
+        if (!mkv_peer_is_live(share->peer))
+            continue;
+        uint64_t score = mkv_placement_score(share->peer->name, slot);
+        if (behind != NULL &&
+            (share == behind || is_before(share, score, behind, behind_score)))
+            continue;
+        if (best == NULL || is_before(share, score, best, best_score)) {
+            best = share;
+            best_score = score;
+        }
+    }
+    return best;
+}
+
+void mkv_batch_pass_on(mkv_share *share, uint32_t op, int status)
+{
+    mkv_batch *batch = share->batch;
+    mkv_slot *slot = &batch->slots[op];
+    mkv_share *next = NULL;
+    if (batch->n_shares > 1 && !slot->is_repair && slot->moves < MAX_MOVES)
+        next = place(batch, &batch->ops[op], share);
+    if (next == NULL) {
+        mkv_batch_finish(share, op, status);
+        return;
+    }
+    slot->moves++;
+    mkv_batch_push(next, op);
+}
+
+/* Nobody is going to serve it on this server. */
+static void empty_queue(mkv_share *share, bool is_control, int status)
 {
     mkv_queue *queue = &share->queues[is_control];
     while (!mkv_queue_is_empty(queue)) {
         uint32_t op = queue->head;
         queue->head = share->batch->slots[op].next;
-        mkv_batch_finish(share, op, status);
+        if (status == MEMKV_ERR_TIMEOUT || status == MEMKV_ERR_CLOSED)
+            mkv_batch_finish(share, op, status);
+        else
+            mkv_batch_pass_on(share, op, status);
     }
 }
 
@@ -85,23 +139,11 @@ static int check_op(const memkv_op *op)
     return MEMKV_OK;
 }
 
+/* With nobody live, the first one: it knows what is wrong. */
 static mkv_share *share_of(mkv_batch *batch, const memkv_op *op)
 {
-    if (batch->n_shares == 1)
-        return &batch->shares[0];
-    uint32_t slot = mkv_placement_slot(op->key, op->key_len);
-    mkv_share *best = NULL;
-    uint64_t best_score = 0;
-    for (size_t i = 0; i < batch->n_shares; i++) {
-        mkv_share *share = &batch->shares[i];
-        uint64_t score = mkv_placement_score(share->peer->name, slot);
-        if (best == NULL || score > best_score ||
-            (score == best_score && strcmp(share->peer->name, best->peer->name) < 0)) {
-            best = share;
-            best_score = score;
-        }
-    }
-    return best;
+    mkv_share *share = batch->n_shares > 1 ? place(batch, op, NULL) : NULL;
+    return share != NULL ? share : &batch->shares[0];
 }
 
 /* Whatever happens later, an op without an answer says TIMEOUT. */
@@ -139,6 +181,7 @@ static int make_batch(memkv_client *client, memkv_op *ops, size_t n, int timeout
         mkv_share *share = &batch->shares[i];
         share->batch = batch;
         share->peer = &client->peers[i];
+        share->is_back = client->n_peers > 1 && mkv_peer_is_back(share->peer);
         share->queues[0].head = share->queues[1].head = MKV_NO_OP;
     }
     split(batch, n);
@@ -157,12 +200,12 @@ static int add_lane(mkv_share *share, mkv_conn *conn)
     lane->next = share->batch->lanes;
     share->batch->lanes = lane;
     share->batch->n_lanes++;
-    share->n_lanes[conn->is_control]++;
+    lane->moved_ns = mkv_now_ns();
     return MEMKV_OK;
 }
 
 /* Unlinks and frees it; its connection is somebody else's by now. */
-static void remove_lane(mkv_lane *lane, bool is_control)
+static void remove_lane(mkv_lane *lane)
 {
     mkv_batch *batch = lane->share->batch;
     mkv_lane **at = &batch->lanes;
@@ -170,23 +213,20 @@ static void remove_lane(mkv_lane *lane, bool is_control)
         at = &(*at)->next;
     *at = lane->next;
     batch->n_lanes--;
-    lane->share->n_lanes[is_control]--;
     free(lane);
 }
 
 static void return_lane(mkv_lane *lane)
 {
-    bool is_control = lane->conn->is_control;
     mkv_peer_give_back(lane->share->peer, lane->conn);
-    remove_lane(lane, is_control);
+    remove_lane(lane);
 }
 
 static void lane_broke(mkv_lane *lane, const memkv_error *why)
 {
-    bool is_control = lane->conn->is_control;
     mkv_lane_abandon(lane, why->status, mkv_batch_retry);
     mkv_peer_failed(lane->share->peer, lane->conn, why);
-    remove_lane(lane, is_control);
+    remove_lane(lane);
 }
 
 static bool has_room(const mkv_share *share, bool is_control)
@@ -239,18 +279,36 @@ static void staff(mkv_share *share, bool is_control)
         mkv_conn *conn;
         int rc = borrow(share, is_control, &conn);
         if (rc == MEMKV_ERR_BUSY)
-            return;
+            return; /* or what lanes there are will do */
         if (rc == MEMKV_OK) {
             rc = add_lane(share, conn);
             if (rc != MEMKV_OK)
                 mkv_peer_give_back(share->peer, conn);
         }
         if (rc != MEMKV_OK) {
-            finish_queue(share, is_control, rc);
+            empty_queue(share, is_control, rc);
             return;
         }
         move_lane(share->batch->lanes);
     }
+}
+
+/* Ops that moved on may need a server that was staffed before: until all is in hand. */
+static void staff_all(mkv_batch *batch)
+{
+    size_t n_moving;
+    do {
+        n_moving = 0;
+        for (size_t i = 0; i < batch->n_shares; i++)
+            for (int kind = 1; kind >= 0; kind--) {
+                mkv_share *share = &batch->shares[i];
+                if (mkv_queue_is_empty(&share->queues[kind]) || share->is_waiting[kind] ||
+                    has_room(share, kind))
+                    continue;
+                staff(share, kind);
+                n_moving++;
+            }
+    } while (n_moving > 0);
 }
 
 static void unwait(mkv_batch *batch)
@@ -329,6 +387,9 @@ static int turn(mkv_batch *batch, const memkv_client *client)
 static void close_lane(mkv_lane *lane, int status)
 {
     if (lane->requests != NULL) {
+        int64_t silence_ns = mkv_lane_silence_ns(lane);
+        if (status == MEMKV_ERR_TIMEOUT && silence_ns > 0)
+            mkv_peer_silent(lane->share->peer, silence_ns);
         mkv_peer_count(lane->share->peer, MKV_TIMEOUTS, 1);
         mkv_session_hang_up(&lane->conn->session, status);
         mkv_lane_abandon(lane, status, mkv_batch_finish);
@@ -342,8 +403,8 @@ static void end_batch(mkv_batch *batch, int status)
     while (batch->lanes != NULL)
         close_lane(batch->lanes, status);
     for (size_t i = 0; i < batch->n_shares; i++) {
-        finish_queue(&batch->shares[i], false, status);
-        finish_queue(&batch->shares[i], true, status);
+        empty_queue(&batch->shares[i], false, status);
+        empty_queue(&batch->shares[i], true, status);
     }
     if (batch->wake_fd >= 0)
         close(batch->wake_fd);
@@ -363,10 +424,7 @@ int memkv_run(memkv_client *client, memkv_op *ops, size_t n, int timeout_ms)
         return rc;
     int status = MEMKV_ERR_TIMEOUT;
     while (batch.n_left > 0) {
-        for (size_t i = 0; i < batch.n_shares; i++) {
-            staff(&batch.shares[i], true);
-            staff(&batch.shares[i], false);
-        }
+        staff_all(&batch);
         if (atomic_load(&client->is_stopped))
             status = MEMKV_ERR_CLOSED;
         if (batch.n_left == 0 || status != MEMKV_ERR_TIMEOUT ||

@@ -38,7 +38,8 @@ static int parse_unix(const char *text, mkv_endpoint *out, memkv_error *err)
 
     if (path[0] != '/')
         return mkv_fail(err, MEMKV_ERR_INVALID, 0,
-                        "address \"%.100s\": a Unix socket is unix:/absolute/path", text);
+                        "address \"%.100s\": a Unix socket is unix:/absolute/path",
+                        text);
     if (len >= sizeof(unix_addr.sun_path))
         return mkv_fail(err, MEMKV_ERR_INVALID, 0,
                         "address \"%.60s...\": a Unix socket's path takes at most %zu "
@@ -150,11 +151,14 @@ int mkv_endpoint_parse(const char *text, mkv_endpoint *out, bool *is_name,
                         text);
     if (!parse_port(port_text, &port))
         return mkv_fail(err, MEMKV_ERR_INVALID, 0,
-                        "address \"%.100s\": the port is a number from 0 to 65535", text);
+                        "address \"%.100s\": the port is a number from 0 to 65535",
+                        text);
     if (bracketed) {
-        if (look_up(host, port_text, AF_INET6, AI_NUMERICHOST | AI_NUMERICSERV, out) != 0)
+        if (look_up(host, port_text, AF_INET6, AI_NUMERICHOST | AI_NUMERICSERV, out) !=
+            0)
             return mkv_fail(err, MEMKV_ERR_INVALID, 0,
-                            "address \"%.100s\": no IPv6 address in the brackets", text);
+                            "address \"%.100s\": no IPv6 address in the brackets",
+                            text);
         return MEMKV_OK;
     }
     if (parse_v4(host, port, out))
@@ -299,9 +303,9 @@ static bool is_stale(const mkv_endpoint *endpoint)
     int probe = open_socket(AF_UNIX, NULL);
     if (probe < 0)
         return false;
-    bool stale = connect(probe, (const struct sockaddr *)&endpoint->addr,
-                         endpoint->len) != 0 &&
-                 errno == ECONNREFUSED;
+    bool stale =
+        connect(probe, (const struct sockaddr *)&endpoint->addr, endpoint->len) != 0 &&
+        errno == ECONNREFUSED;
     close(probe);
     return stale;
 }
@@ -332,15 +336,16 @@ static int refuse_listen(const mkv_endpoint *endpoint, int sys_errno, memkv_erro
     mkv_endpoint_format(endpoint, text, sizeof(text));
     if (sys_errno == EADDRINUSE) {
         reason = is_unix ? "path in use" : "port in use";
-        advice = is_unix ? ": another server listens there, or it is no socket"
-                         : ": stop what listens there, or choose another (0: any free one)";
+        advice = is_unix
+                     ? ": another server listens there, or it is no socket"
+                     : ": stop what listens there, or choose another (0: any free one)";
     } else if (sys_errno == EADDRNOTAVAIL) {
         reason = "no such address on this host";
     } else if (sys_errno == EACCES && !is_unix) {
         advice = ": ports below 1024 are the system's";
     }
-    return mkv_fail(err, MEMKV_ERR_SYSTEM, sys_errno, "address %.130s: %s%s", text, reason,
-                    advice);
+    return mkv_fail(err, MEMKV_ERR_SYSTEM, sys_errno, "address %.130s: %s%s", text,
+                    reason, advice);
 }
 
 int mkv_stream_listen(mkv_endpoint *endpoint, int *fd, memkv_error *err)
@@ -419,7 +424,8 @@ int mkv_stream_read(int fd, struct iovec *iov, size_t n_iov, size_t *n)
 
 int mkv_stream_write(int fd, const struct iovec *iov, size_t n_iov, size_t *n)
 {
-    struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = clamp_iov(n_iov)};
+    struct msghdr msg = {.msg_iov = (struct iovec *)iov,
+                         .msg_iovlen = clamp_iov(n_iov)};
     ssize_t result;
 
     do

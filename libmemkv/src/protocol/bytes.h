@@ -4,7 +4,9 @@
 #ifndef MKV_BYTES_H
 #define MKV_BYTES_H
 
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 static inline uint16_t mkv_get_u16(const uint8_t *src)
 {
@@ -38,6 +40,22 @@ static inline void mkv_put_u64(uint8_t *dst, uint64_t value)
 {
     mkv_put_u32(dst, (uint32_t)value);
     mkv_put_u32(dst + 4, (uint32_t)(value >> 32));
+}
+
+/* Copies; returns the place behind the copy. */
+static inline uint8_t *mkv_put_bytes(uint8_t *dst, const uint8_t *src, size_t len)
+{
+    if (len > 0) /* src may be NULL then */
+        memcpy(dst, src, len);
+    return dst + len;
+}
+
+/* Names bytes where they lie, NULL for none, and moves *src behind them. */
+static inline const uint8_t *mkv_take_bytes(const uint8_t **src, size_t len)
+{
+    const uint8_t *taken = len > 0 ? *src : NULL;
+    *src += len;
+    return taken;
 }
 
 #endif

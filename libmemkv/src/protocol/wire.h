@@ -182,4 +182,6 @@ int mkv_rdma_params_encode(const mkv_rdma_params *params, uint8_t *dst, size_t c
 int mkv_rdma_params_decode(const uint8_t *src, size_t len, mkv_rdma_params *out);
 /* cffi: off */
 
+#define MKV_MIN_STATUS (-99) /* on the wire */
+
 #endif

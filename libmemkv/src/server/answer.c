@@ -103,9 +103,9 @@ int mkv_answer_make(mkv_answers *answers, const mkv_frame *request, mkv_draft *d
     int status = answer != NULL ? MEMKV_OK : MEMKV_ERR_NO_MEMORY;
     if (status == MEMKV_OK) {
         answer->frame = frame_for(request, MEMKV_OK, last);
-        status = mkv_replies_encode(&answer->frame, draft->rows, draft->n,
-                                    answer->node.control + MKV_PREFIX_LEN,
-                                    draft->table_len);
+        status =
+            mkv_replies_encode(&answer->frame, draft->rows, draft->n,
+                               answer->node.control + MKV_PREFIX_LEN, draft->table_len);
     }
     if (status == MEMKV_OK) {
         take_payload(answer, draft);

@@ -26,7 +26,7 @@ typedef struct mkv_draft {
 
 /* Would the row still go in?  The first one always does. */
 bool mkv_draft_fits(const mkv_draft *draft, const mkv_reply *row, size_t max_table);
-/* Takes over the reference (NULL: none).  Assumes room: fits() said so. */
+/* Takes over the reference (NULL: none).  Assumes that it fits. */
 void mkv_draft_add(mkv_draft *draft, const mkv_reply *row, mkv_value *value);
 
 /* Where answers come from.  Memory for control bytes is counted over all connections. */

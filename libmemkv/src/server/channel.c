@@ -49,9 +49,9 @@ static bool lend_table(mkv_channel *channel)
     mkv_service *service = channel->service;
     size_t len = channel->session.frame.table_len;
 
-    uint64_t total = atomic_fetch_add_explicit(&service->table_bytes, len,
-                                               memory_order_relaxed) +
-                     len;
+    uint64_t total =
+        atomic_fetch_add_explicit(&service->table_bytes, len, memory_order_relaxed) +
+        len;
     uint8_t *table = total <= CONTROL_MEMORY || len <= SMALL_TABLE ? malloc(len) : NULL;
     if (table == NULL) {
         atomic_fetch_sub_explicit(&service->table_bytes, len, memory_order_relaxed);
@@ -106,8 +106,8 @@ void mkv_channel_close(mkv_channel *channel)
 
 static bool is_crowded(const mkv_channel *channel)
 {
-    return atomic_load_explicit(&channel->service->answers.bytes, memory_order_relaxed) >
-           CONTROL_MEMORY;
+    return atomic_load_explicit(&channel->service->answers.bytes,
+                                memory_order_relaxed) > CONTROL_MEMORY;
 }
 
 /* A new request waits while too much of the answers to earlier ones is unsent. */
@@ -159,8 +159,8 @@ static void begin_closing(mkv_channel *channel, uint64_t now_ms)
 static void give_sink(mkv_channel *channel, mkv_bench *bench, uint64_t now_ms)
 {
     struct iovec *iov;
-    size_t n = mkv_job_sink(channel->job, &bench->desk, channel->session.body_left, now_ms,
-                            &iov);
+    size_t n = mkv_job_sink(channel->job, &bench->desk, channel->session.body_left,
+                            now_ms, &iov);
     mkv_session_give_sink(&channel->session, iov, n);
 }
 
@@ -250,7 +250,8 @@ static bool receive_some(mkv_channel *channel, mkv_bench *bench, uint64_t *moved
 
     if (!wants_read(channel))
         return true;
-    size_t n_iov = mkv_session_want_read(&channel->session, bench->iov, MKV_CHANNEL_IOVS);
+    size_t n_iov =
+        mkv_session_want_read(&channel->session, bench->iov, MKV_CHANNEL_IOVS);
     if (n_iov == 0)
         return true;
     if (mkv_stream_read(channel->fd, bench->iov, n_iov, &n) != MEMKV_OK)

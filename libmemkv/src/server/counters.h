@@ -39,6 +39,7 @@ typedef struct mkv_counters {
 
 void mkv_count(mkv_counters *counters, mkv_server_counter which, uint64_t n);
 uint64_t mkv_counter_read(mkv_counters *counters, mkv_server_counter which);
-const char *mkv_counter_name(mkv_server_counter which); /* static, such as "get_bytes" */
+/* Static, such as "get_bytes". */
+const char *mkv_counter_name(mkv_server_counter which);
 
 #endif

@@ -50,6 +50,8 @@ void mkv_index_close(mkv_index *index)
     free(index->buckets);
 }
 
+/* The secret goes into the seed: behind the key it would not keep apart two keys that
+ * collide under XXH3's public constants. */
 uint64_t mkv_index_hash(const mkv_index *index, const mkv_name *name)
 {
     uint64_t seed = mkv_checksum_seed(name->name_space, name->name_space_len,

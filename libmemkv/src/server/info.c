@@ -33,9 +33,9 @@ size_t mkv_info_stats(mkv_service *service, memkv_stat *out, size_t cap)
 
     for (int which = 0; which < MKV_N_SERVER_COUNTERS; which++, n++) {
         if (n < cap)
-            out[n] = (memkv_stat){mkv_counter_name((mkv_server_counter)which),
-                                  mkv_counter_read(&service->counters,
-                                                   (mkv_server_counter)which)};
+            out[n] = (memkv_stat){
+                mkv_counter_name((mkv_server_counter)which),
+                mkv_counter_read(&service->counters, (mkv_server_counter)which)};
     }
     for (size_t i = 0; i < n_gauges; i++, n++) {
         if (n < cap)

@@ -73,12 +73,11 @@ static size_t sum(const struct iovec *iov, size_t n)
 }
 
 /* Pages for the next bytes; without one the item is refused after all. */
-static size_t name_pages(mkv_intake *intake, uint64_t most, struct iovec *iov, size_t cap,
-                         uint64_t now_ms)
+static size_t name_pages(mkv_intake *intake, uint64_t most, struct iovec *iov,
+                         size_t cap, uint64_t now_ms)
 {
     size_t n = 0;
-    int status =
-        mkv_put_grow(intake->store, intake->put, most, now_ms, iov, cap, &n);
+    int status = mkv_put_grow(intake->store, intake->put, most, now_ms, iov, cap, &n);
 
     if (status != MEMKV_OK) {
         mkv_store_drop(intake->store, intake->put);
@@ -98,8 +97,8 @@ static size_t name_pages(mkv_intake *intake, uint64_t most, struct iovec *iov, s
 
 static size_t name_bin(mkv_intake *intake, mkv_bin *bin, struct iovec *iov)
 {
-    size_t len = intake->left < sizeof bin->bytes ? (size_t)intake->left
-                                                  : sizeof bin->bytes;
+    size_t len =
+        intake->left < sizeof bin->bytes ? (size_t)intake->left : sizeof bin->bytes;
     iov->iov_base = bin->bytes;
     iov->iov_len = len;
     intake->left -= len;
@@ -119,8 +118,8 @@ size_t mkv_intake_stretch(mkv_intake *intake, mkv_bin *bin, uint64_t now_ms)
                 break;
             continue;
         }
-        uint64_t room = MKV_INTAKE_STRETCH - named;
-        uint64_t most = intake->left < room ? intake->left : room;
+        uint64_t space = MKV_INTAKE_STRETCH - named;
+        uint64_t most = intake->left < space ? intake->left : space;
         size_t added = intake->put != NULL
                            ? name_pages(intake, most, iov, MKV_INTAKE_IOVS - n, now_ms)
                            : name_bin(intake, bin, iov);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * pages.c: next-fit over a bitmap of free pages, in ascending runs; free neighbours
  * merge by themselves.  A second bitmap says which words of the first are worth looking
- * at, so that a nearly full pool of terabytes is searched in microseconds.  The links of
- * a chain stand outside the pages.  Knows no values. */
+ * at, so that a nearly full pool of terabytes is searched in microseconds.  The links
+ * of a chain stand outside the pages.  Knows no values. */
 #include "server/pages.h"
 
 #include <sys/mman.h>
@@ -69,8 +69,8 @@ static int map_pages(mkv_pages *pages, memkv_error *err)
                     0);
         if (base == MAP_FAILED)
             return mkv_fail(err, MEMKV_ERR_NO_MEMORY, errno,
-                            "memory: mapping %" PRIu64 " bytes of pages failed: %s", size,
-                            strerror(errno));
+                            "memory: mapping %" PRIu64 " bytes of pages failed: %s",
+                            size, strerror(errno));
         (void)madvise(base, size, MADV_HUGEPAGE);
     }
     (void)madvise(base, size, MADV_DONTDUMP);
@@ -100,35 +100,28 @@ int mkv_pages_open(mkv_pages *pages, uint64_t page_size, uint32_t n_pages,
 {
     uint64_t words = words_of(n_pages);
     mkv_pages made = {.page_size = page_size, .n_pages = n_pages, .n_free = n_pages};
+    int status = map_pages(&made, err);
+    if (status != MEMKV_OK)
+        return status;
     made.runs = calloc(n_pages, sizeof(*made.runs));
     made.free = calloc(words, sizeof(*made.free));
     made.summary = calloc(words_of(words), sizeof(*made.summary));
-    int status = MEMKV_ERR_NO_MEMORY;
     if (made.runs == NULL || made.free == NULL || made.summary == NULL) {
-        mkv_fail(err, status, ENOMEM, "memory: no memory for the table of %u pages",
-                 n_pages);
-        goto err_free_tables;
+        mkv_pages_close(&made);
+        return mkv_fail(err, MEMKV_ERR_NO_MEMORY, ENOMEM,
+                        "memory: no memory for a table of %u pages", n_pages);
     }
-    status = map_pages(&made, err);
-    if (status != MEMKV_OK)
-        goto err_free_tables;
     mark(&made, 0, n_pages, true);
     *pages = made;
     return MEMKV_OK;
-
-err_free_tables:
-    free(made.summary);
-    free(made.free);
-    free(made.runs);
-    return status;
 }
 
 void mkv_pages_close(mkv_pages *pages)
 {
-    munmap(pages->base, pages->mapped);
     free(pages->summary);
     free(pages->free);
     free(pages->runs);
+    munmap(pages->base, pages->mapped);
 }
 
 /* The first free page at or behind `from`, or NO_PAGE. */

@@ -11,6 +11,7 @@
 #include "status.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -22,6 +23,7 @@
 #define DEFAULT_MEMORY (UINT64_C(1) << 30)
 #define DEFAULT_PAGE_SIZE 65536
 #define DEFAULT_MAX_CONNECTIONS 16384
+#define DRAIN_POLL_MS 5
 #define REQUESTS_IN_FLIGHT 64 /* on a connection; they wait in the socket */
 
 struct memkv_server {
@@ -64,19 +66,20 @@ static int find_endpoint(const memkv_server_config *config, mkv_endpoint *out,
     bool is_name;
 
     if (config->address == NULL)
-        return mkv_fail(err, MEMKV_ERR_INVALID, 0, "address is missing: for instance %s",
-                        DEFAULT_ADDRESS);
+        return mkv_fail(err, MEMKV_ERR_INVALID, 0,
+                        "address is missing: for instance %s", DEFAULT_ADDRESS);
     int status = mkv_endpoint_parse(config->address, out, &is_name, err);
     if (is_name)
         status = mkv_endpoint_resolve(config->address, out, err);
     if (status != MEMKV_OK)
         return status;
     if (config->auth_key == NULL && !mkv_endpoint_is_local(out))
-        return mkv_fail(err, MEMKV_ERR_INVALID, 0,
-                        "address %.60s: other hosts reach it, so it needs a key: set "
-                        "network.auth_key (auth_key, MEMKV_AUTH_KEY) to 64 hex digits, or "
-                        "listen on 127.0.0.1 or unix:/path",
-                        config->address);
+        return mkv_fail(
+            err, MEMKV_ERR_INVALID, 0,
+            "address %.60s: other hosts reach it, so it needs a key: set "
+            "network.auth_key (auth_key, MEMKV_AUTH_KEY) to 64 hex digits, or "
+            "listen on 127.0.0.1 or unix:/path",
+            config->address);
     return MEMKV_OK;
 }
 
@@ -182,6 +185,21 @@ int memkv_server_address(const memkv_server *server, char *text, size_t cap)
 int memkv_server_run(memkv_server *server)
 {
     return mkv_worker_run(&server->crew);
+}
+
+int memkv_server_drain(memkv_server *server, int timeout_ms)
+{
+    mkv_service *service = &server->service;
+    int64_t deadline_ns = mkv_now_ns() + timeout_ms * MKV_NS_PER_MS;
+
+    atomic_store(&service->is_draining, true);
+    while (atomic_load(&service->jobs) > 0 ||
+           atomic_load(&service->answers.bytes) > 0) {
+        struct pollfd stop = {.fd = server->crew.stop, .events = POLLIN};
+        if (mkv_now_ns() >= deadline_ns || poll(&stop, 1, DRAIN_POLL_MS) > 0)
+            return MEMKV_ERR_TIMEOUT;
+    }
+    return MEMKV_OK;
 }
 
 void memkv_server_stop(memkv_server *server)

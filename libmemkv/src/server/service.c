@@ -18,7 +18,8 @@ struct mkv_job {
     mkv_frame frame; /* the request's */
     mkv_cursor cursor;
     uint64_t deadline_ms;
-    uint32_t next; /* the item that the cursor yields next */
+    uint32_t next;   /* the item that the cursor yields next */
+    bool is_refused; /* the server is draining */
     bool done;
 
     mkv_intake intake; /* PUT */
@@ -71,8 +72,8 @@ static mkv_reply find(mkv_job *job, const mkv_request *item, uint64_t now_ms,
     else if (item->flags & MKV_ITEM_REMOTE)
         row.status = MEMKV_ERR_UNSUPPORTED;
     else
-        row.status = mkv_store_find(store, &name, now_ms, item->lease_ms, get, value,
-                                    &info);
+        row.status =
+            mkv_store_find(store, &name, now_ms, item->lease_ms, get, value, &info);
     if (row.status != MEMKV_OK)
         return row;
     row.header_len = info.header_len;
@@ -140,8 +141,8 @@ static int answer_found(mkv_job *job, mkv_desk *desk, size_t max_table, uint64_t
 /* ---- PUT and DELETE ---------------------------------------------------------------- */
 
 /* The statuses that were collected, as many as a frame takes. */
-static int answer_statuses(mkv_job *job, mkv_desk *desk, size_t max_table, uint64_t now_ms,
-                           mkv_answer **out)
+static int answer_statuses(mkv_job *job, mkv_desk *desk, size_t max_table,
+                           uint64_t now_ms, mkv_answer **out)
 {
     mkv_draft *draft = &desk->draft;
     uint64_t late = 0;
@@ -154,7 +155,8 @@ static int answer_statuses(mkv_job *job, mkv_desk *desk, size_t max_table, uint6
         mkv_draft_add(draft, &row, NULL);
         late += row.status == MEMKV_ERR_TIMEOUT;
     }
-    count(job, job->frame.kind == MKV_PUT ? MKV_COUNT_PUT_ITEMS : MKV_COUNT_DELETE_ITEMS,
+    count(job,
+          job->frame.kind == MKV_PUT ? MKV_COUNT_PUT_ITEMS : MKV_COUNT_DELETE_ITEMS,
           draft->n);
     count(job, MKV_COUNT_TIMEOUTS, late);
     job->done = job->next == job->frame.items;
@@ -235,8 +237,8 @@ static void erase(mkv_job *job, const mkv_request *item, uint64_t now_ms)
     job->statuses[job->next++] = status;
 }
 
-static int answer_erased(mkv_job *job, mkv_desk *desk, size_t max_table, uint64_t now_ms,
-                         mkv_answer **out)
+static int answer_erased(mkv_job *job, mkv_desk *desk, size_t max_table,
+                         uint64_t now_ms, mkv_answer **out)
 {
     uint64_t quota = HASH_PER_TURN;
     mkv_request item;
@@ -271,14 +273,14 @@ static int answer_list(mkv_job *job, mkv_desk *desk, size_t max_table, uint64_t 
 
     job->done = true;
     if (!mkv_requests_next(&job->cursor, &item) || item.generation > UINT32_MAX)
-        return mkv_answer_plain(&service->answers, &job->frame, MEMKV_ERR_INVALID, NULL, 0,
-                                out);
+        return mkv_answer_plain(&service->answers, &job->frame, MEMKV_ERR_INVALID, NULL,
+                                0, out);
     uint32_t place = (uint32_t)item.generation;
     while (draft->n < item.length) {
         mkv_value *value;
         mkv_value_info info;
-        if (mkv_store_list(service->store, job->peer->label, job->peer->label_len, now_ms,
-                           &place, &value, &info) != MEMKV_OK)
+        if (mkv_store_list(service->store, job->peer->label, job->peer->label_len,
+                           now_ms, &place, &value, &info) != MEMKV_OK)
             break;
         mkv_reply row = {.index = place,
                          .key = info.key,
@@ -300,8 +302,8 @@ static int answer_list(mkv_job *job, mkv_desk *desk, size_t max_table, uint64_t 
     return mkv_answer_make(&service->answers, &job->frame, draft, true, out);
 }
 
-static int answer_plainly(mkv_job *job, mkv_desk *desk, size_t max_table, uint64_t now_ms,
-                          mkv_answer **out)
+static int answer_plainly(mkv_job *job, mkv_desk *desk, size_t max_table,
+                          uint64_t now_ms, mkv_answer **out)
 {
     mkv_answers *answers = &job->service->answers;
     char text[MKV_INFO_TEXT];
@@ -309,12 +311,14 @@ static int answer_plainly(mkv_job *job, mkv_desk *desk, size_t max_table, uint64
     (void)desk;
     (void)max_table;
     job->done = true;
+    if (job->is_refused)
+        return mkv_answer_plain(answers, &job->frame, MEMKV_ERR_DRAINING, NULL, 0, out);
     if (job->frame.kind == MKV_INFO)
         return mkv_answer_plain(answers, &job->frame, MEMKV_OK, text,
                                 mkv_info_text(job->service, now_ms, text), out);
-    return mkv_answer_plain(answers, &job->frame,
-                            job->frame.kind == MKV_PING ? MEMKV_OK : MEMKV_ERR_UNSUPPORTED,
-                            NULL, 0, out);
+    return mkv_answer_plain(
+        answers, &job->frame,
+        job->frame.kind == MKV_PING ? MEMKV_OK : MEMKV_ERR_UNSUPPORTED, NULL, 0, out);
 }
 
 /* ---- a job's life ------------------------------------------------------------------ */
@@ -335,6 +339,12 @@ static bool has_items(uint8_t kind)
     return kind >= MKV_STAT && kind <= MKV_LIST;
 }
 
+/* Else the body, if any, goes into the bin. */
+static bool takes_values(const mkv_job *job)
+{
+    return job->frame.kind == MKV_PUT && !job->is_refused;
+}
+
 static mkv_intake intake_of(mkv_job *job)
 {
     return (mkv_intake){
@@ -348,8 +358,9 @@ static mkv_intake intake_of(mkv_job *job)
     };
 }
 
-int mkv_job_open(mkv_service *service, const mkv_peer_info *peer, const mkv_frame *frame,
-                 const uint8_t *table, uint64_t now_ms, mkv_job **out)
+int mkv_job_open(mkv_service *service, const mkv_peer_info *peer,
+                 const mkv_frame *frame, const uint8_t *table, uint64_t now_ms,
+                 mkv_job **out)
 {
     const size_t align = _Alignof(mkv_job);
     size_t size = sizeof(mkv_job) + frame->items * sizeof(int32_t);
@@ -369,10 +380,14 @@ int mkv_job_open(mkv_service *service, const mkv_peer_info *peer, const mkv_fram
             return status;
         }
     }
-    if (frame->kind == MKV_PUT)
+    /* in this order: who drains must see every job that was not refused */
+    atomic_fetch_add(&service->jobs, 1);
+    job->is_refused = has_items(frame->kind) && atomic_load(&service->is_draining);
+    if (takes_values(job))
         job->intake = intake_of(job);
-    count(job, has_items(frame->kind) ? kinds[frame->kind].requests
-                                      : MKV_COUNT_OTHER_REQUESTS,
+    count(job,
+          has_items(frame->kind) ? kinds[frame->kind].requests
+                                 : MKV_COUNT_OTHER_REQUESTS,
           1);
     *out = job;
     return MEMKV_OK;
@@ -386,7 +401,7 @@ uint64_t mkv_job_deadline(const mkv_job *job)
 size_t mkv_job_sink(mkv_job *job, mkv_desk *desk, uint64_t body_left, uint64_t now_ms,
                     struct iovec **iov)
 {
-    if (job->frame.kind == MKV_PUT) {
+    if (takes_values(job)) {
         *iov = job->intake.iov;
         return mkv_intake_stretch(&job->intake, &desk->bin, now_ms);
     }
@@ -399,15 +414,16 @@ size_t mkv_job_sink(mkv_job *job, mkv_desk *desk, uint64_t body_left, uint64_t n
 
 void mkv_job_received(mkv_job *job, uint64_t now_ms)
 {
-    if (job->frame.kind == MKV_PUT)
+    if (takes_values(job))
         mkv_intake_end(&job->intake, now_ms);
 }
 
 int mkv_job_answer(mkv_job *job, mkv_desk *desk, size_t max_table, uint64_t now_ms,
                    mkv_answer **out)
 {
-    answer_fn *answer =
-        has_items(job->frame.kind) ? kinds[job->frame.kind].answer : answer_plainly;
+    answer_fn *answer = has_items(job->frame.kind) && !job->is_refused
+                            ? kinds[job->frame.kind].answer
+                            : answer_plainly;
     return answer(job, desk, max_table, now_ms, out);
 }
 
@@ -420,8 +436,9 @@ void mkv_job_close(mkv_job *job)
 {
     if (job == NULL)
         return;
-    if (job->frame.kind == MKV_PUT)
+    if (takes_values(job))
         mkv_intake_drop(&job->intake);
     mkv_value_release(job->service->store, job->suspect);
+    atomic_fetch_sub(&job->service->jobs, 1);
     free(job);
 }

@@ -22,6 +22,8 @@ typedef struct mkv_service {
     mkv_counters counters;
     _Atomic uint64_t connections, workers;
     _Atomic uint64_t table_bytes; /* of requests being read or answered */
+    _Atomic uint64_t jobs;        /* requests under way */
+    _Atomic bool is_draining;     /* requests with items are refused */
 } mkv_service;
 
 /* What a worker lends to one job at a time. */
@@ -34,8 +36,9 @@ typedef struct mkv_desk {
 typedef struct mkv_job mkv_job;
 
 /* Assumes that the session has checked the table.  NO_MEMORY. */
-int mkv_job_open(mkv_service *service, const mkv_peer_info *peer, const mkv_frame *frame,
-                 const uint8_t *table, uint64_t now_ms, mkv_job **out);
+int mkv_job_open(mkv_service *service, const mkv_peer_info *peer,
+                 const mkv_frame *frame, const uint8_t *table, uint64_t now_ms,
+                 mkv_job **out);
 uint64_t mkv_job_deadline(const mkv_job *job);
 /* Where the next bytes of the body go, of `body_left`; valid until asked again. */
 size_t mkv_job_sink(mkv_job *job, mkv_desk *desk, uint64_t body_left, uint64_t now_ms,

@@ -11,6 +11,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,8 +53,15 @@ struct mkv_store {
     uint64_t expirations;
 };
 
-#define VALUE_OF(member_of_it, member)                                                 \
-    ((mkv_value *)(void *)((char *)(member_of_it) - offsetof(mkv_value, member)))
+static mkv_value *value_ranked(mkv_rank *rank)
+{
+    return (mkv_value *)(void *)((char *)rank - offsetof(mkv_value, rank));
+}
+
+static mkv_value *value_leased(mkv_ring *lease)
+{
+    return (mkv_value *)(void *)((char *)lease - offsetof(mkv_value, lease));
+}
 
 /* ---- open and close -------------------------------------------------------------- */
 
@@ -76,25 +84,25 @@ int mkv_store_open(const mkv_store_config *config, mkv_store **out, memkv_error 
     mkv_policy_init(&store->policy);
     mkv_ring_init(&store->leases);
 
-    status = mkv_index_open(&store->index, (uint32_t)budget.capacity.slots, err);
-    if (status != MEMKV_OK)
-        goto err_free_store;
     status = mkv_pages_open(&store->pages, config->page_size,
                             (uint32_t)budget.capacity.pages, err);
     if (status != MEMKV_OK)
-        goto err_close_index;
+        goto err_free_store;
+    status = mkv_index_open(&store->index, (uint32_t)budget.capacity.slots, err);
+    if (status != MEMKV_OK)
+        goto err_close_pages;
     int failed = pthread_mutex_init(&store->lock, NULL);
     if (failed != 0) {
         status = mkv_fail(err, MEMKV_ERR_SYSTEM, failed, "mutex: %s", strerror(failed));
-        goto err_close_pages;
+        goto err_close_index;
     }
     *out = store;
     return MEMKV_OK;
 
-err_close_pages:
-    mkv_pages_close(&store->pages);
 err_close_index:
     mkv_index_close(&store->index);
+err_close_pages:
+    mkv_pages_close(&store->pages);
 err_free_store:
     free(store);
     return status;
@@ -107,11 +115,11 @@ void mkv_store_close(mkv_store *store)
     mkv_rank *rank;
     while ((rank = mkv_policy_victim(&store->policy)) != NULL) {
         mkv_policy_remove(rank);
-        free(VALUE_OF(rank, rank));
+        free(value_ranked(rank));
     }
     pthread_mutex_destroy(&store->lock);
-    mkv_pages_close(&store->pages);
     mkv_index_close(&store->index);
+    mkv_pages_close(&store->pages);
     free(store);
 }
 
@@ -147,7 +155,7 @@ static void end_lease(mkv_store *store, mkv_value *value)
 static void sweep_leases(mkv_store *store, mkv_amount more, uint64_t now_ms)
 {
     for (int met = 0; !mkv_ring_alone(&store->leases);) {
-        mkv_value *value = VALUE_OF(mkv_ring_oldest(&store->leases), lease);
+        mkv_value *value = value_leased(mkv_ring_oldest(&store->leases));
         if (!is_leased(value, now_ms))
             end_lease(store, value);
         else if (mkv_amount_fits(store->leased, more, store->budget.leases) ||
@@ -213,7 +221,7 @@ static bool make_room(mkv_store *store, mkv_amount more, uint64_t now_ms)
         mkv_rank *rank = mkv_policy_victim(&store->policy);
         if (rank == NULL || spared == MAX_SPARED)
             return false;
-        mkv_value *value = VALUE_OF(rank, rank);
+        mkv_value *value = value_ranked(rank);
         if (value->references > 0 || is_leased(value, now_ms)) {
             mkv_policy_spare(&store->policy, rank);
             spared++;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define EVENTS 64
@@ -20,13 +21,13 @@ struct mkv_worker {
     mkv_worker *next; /* in the crew */
     mkv_crew *crew;
     int epoll;
-    int bell;             /* an eventfd: the inbox has something */
-    mkv_channel *inbox;   /* guarded by the crew's lock, as is load */
-    uint32_t load;        /* channels here and in the inbox */
-    mkv_channel *first;   /* all of them */
-    mkv_channel *busy;    /* those that time may run out for */
+    int bell;           /* an eventfd: the inbox has something */
+    mkv_channel *inbox; /* guarded by the crew's lock, as is load */
+    uint32_t load;      /* channels here and in the inbox */
+    mkv_channel *first; /* all of them */
+    mkv_channel *busy;  /* those that time may run out for */
     uint64_t ticked_ms;
-    bool is_deaf; /* out of descriptors: the listener is left alone until the next tick */
+    bool is_deaf; /* out of descriptors: accepts nothing until the next tick */
     mkv_bench bench;
 };
 
@@ -243,8 +244,11 @@ static int work(mkv_worker *worker)
         if (n < 0 && errno != EINTR)
             return MEMKV_ERR_SYSTEM;
         for (int i = 0; i < n; i++) {
-            if (events[i].data.ptr == stop)
+            if (events[i].data.ptr == stop) {
+                /* who dials now is refused, not left waiting until close */
+                shutdown(worker->crew->listener, SHUT_RDWR);
                 return MEMKV_OK;
+            }
         }
         uint64_t now = now_ms();
         for (int i = 0; i < n; i++)
