@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``memkv``: one file a command, and what they share."""

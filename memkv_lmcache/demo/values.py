@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's workers for ``memkv demo --bytes``: neither torch nor LMCache.
+
+One stores values that look like KV chunks, the other knows only the server: it lists
+what is there, makes room by the shape headers, reads everything and checks every byte.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sys
+import time
+
+from memkv_lmcache.client import Client, Get, Put
+from memkv_lmcache.demo.processes import report_to
+from memkv_lmcache.errors import Status
+from memkv_lmcache.header import ShapeHeader, Tensor, pack, unpack
+from memkv_lmcache.keys import wire_key
+
+#: LMCache's format of a chunk: keys and values, layers, tokens, width.
+KV_2LTD = 1
+LAYERS, TOKENS, WIDTH = 8, 256, 256
+BATCH = 16
+
+
+def main() -> None:
+    """``store COUNT`` stores and then waits to be killed; ``load`` reads all of it."""
+    report = report_to()
+    role, *arguments = sys.argv[1:]
+    with Client(timeout=30) as client:
+        answer = _load(client) if role == "load" else _store(client, int(*arguments))
+        print(json.dumps(answer), file=report, flush=True)
+        if role == "store":
+            signal.pause()
+
+
+def _chunk(number: int) -> tuple[ShapeHeader, bytes]:
+    """A value anybody can make again from its number."""
+    tensor = Tensor("bfloat16", (2, LAYERS, TOKENS, WIDTH))
+    text = f"memkv-demo@1@0@{number:x}@bfloat16"
+    data = random.Random(number).randbytes(tensor.nbytes)  # noqa: S311 not a secret
+    return ShapeHeader(len(data), KV_2LTD, (tensor,), text), data
+
+
+def _number(header: ShapeHeader) -> int:
+    return int(header.key.split("@")[3], 16)
+
+
+def _store(client: Client, count: int) -> dict[str, float]:
+    seconds, size = 0.0, 0
+    for first in range(0, count, BATCH):
+        items = []
+        for number in range(first, min(first + BATCH, count)):
+            header, data = _chunk(number)
+            key = wire_key(header.key)
+            items.append(Put(key, data, pack(header, key)))
+            size += len(data)
+        begin = time.perf_counter()
+        results = client.put_many(items)
+        seconds += time.perf_counter() - begin
+        for result in results:
+            if result.status is not Status.OK:
+                raise RuntimeError(f"a put failed: {result.status.name}")
+    return {"chunks": count, "bytes": size, "put_s": seconds}
+
+
+def _load(client: Client) -> dict[str, float]:
+    found = [(entry.key, unpack(entry.header, entry.key)) for entry in client.list()]
+    seconds, size, hits, right = 0.0, 0, 0, 0
+    for first in range(0, len(found), BATCH):
+        batch = found[first : first + BATCH]
+        items = [Get(key, bytearray(header.length)) for key, header in batch]
+        begin = time.perf_counter()
+        results = client.get_many_into(items)
+        seconds += time.perf_counter() - begin
+        for (_, header), item, result in zip(batch, items, results, strict=True):
+            if result.status is Status.OK:
+                hits += 1
+                size += result.size
+                right += item.into == _chunk(_number(header))[1]
+    return {"chunks": hits, "bytes": size, "get_s": seconds, "right": right}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the storage plugin reads from LMCache's configuration, and what it warns about.
+
+LMCache tells a plugin neither its name nor how keys are hashed.  Imports no lmcache: the
+modules that matter are loaded already where they matter.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+from memkv_lmcache.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = "storage_plugin."
+_CLASS = ".class_name"
+_DEFAULT_NAME = "memkv"
+
+#: Settings of LMCache that put another store in front of the plugins.
+_TIERS_IN_FRONT = (
+    "enable_p2p",
+    "enable_pd",
+    "local_disk",
+    "gds_path",
+    "maru_path",
+    "remote_url",
+    "remote_storage_plugins",
+)
+
+
+def plugin_settings(config: Any, class_name: str) -> dict[str, object]:
+    """The settings under ``storage_plugin.<name>.`` in ``extra_config``, without it.
+
+    ``<name>`` is the plugin that LMCache loads with our class.  ConfigError: several are,
+    with settings of their own, and nobody tells us which of them we are.
+    """
+    extra = getattr(config, "extra_config", None) or {}
+    found = {
+        name: _settings_of(name, extra) for name in _names(config, extra, class_name)
+    }
+    first = next(iter(found.values()))
+    if any(settings != first for settings in found.values()):
+        raise ConfigError(
+            f"storage_plugins: {', '.join(found)} all load {class_name} with different "
+            "settings, and LMCache does not say which is which; name one"
+        )
+    return first
+
+
+def _names(config: Any, extra: dict[str, Any], class_name: str) -> list[str]:
+    named = [
+        key.removeprefix(_PREFIX).removesuffix(_CLASS)
+        for key, value in extra.items()
+        if key.startswith(_PREFIX) and key.endswith(_CLASS) and value == class_name
+    ]
+    loaded = set(getattr(config, "storage_plugins", None) or named)
+    return [name for name in named if name in loaded] or [_DEFAULT_NAME]
+
+
+def _settings_of(name: str, extra: dict[str, Any]) -> dict[str, object]:
+    prefix = f"{_PREFIX}{name}."
+    return {
+        key.removeprefix(prefix): value
+        for key, value in extra.items()
+        if key.startswith(prefix)
+    }
+
+
+def sees_whole_prefixes(config: Any) -> bool:
+    """Whether a lookup that reaches us begins with the first chunk of its request.
+
+    The engine's CPU cache is not looked at here: it can be switched on and off.
+    """
+    extra = getattr(config, "extra_config", None) or {}
+    plugins = getattr(config, "storage_plugins", None) or []
+    return (
+        len(plugins) <= 1
+        and not extra.get("enable_nixl_storage")
+        and not any(getattr(config, tier, None) for tier in _TIERS_IN_FRONT)
+    )
+
+
+def warn_about_keys(config: Any, metadata: Any, namespace: str) -> None:
+    """Logs what would keep processes from meeting, or let the wrong ones meet."""
+    database = sys.modules.get("lmcache.v1.token_database")
+    algorithm = getattr(config, "pre_caching_hash_algorithm", "builtin")
+    seed = os.environ.get("PYTHONHASHSEED", "random")
+    if (
+        getattr(database, "NONE_HASH", 0) != 0
+        and algorithm == "builtin"
+        and seed == "random"
+    ):
+        logger.warning(
+            "MemKV: LMCache's hashes are RANDOM in this process: no other process will "
+            "find what this one stores, nor will this one after a restart. Set "
+            "PYTHONHASHSEED=0 in every process, or pre_caching_hash_algorithm: "
+            "sha256_cbor"
+        )
+    dtype = str(getattr(metadata, "kv_dtype", None))
+    if dtype == "torch.uint8" and not namespace:
+        logger.warning(
+            "MemKV: the KV cache is uint8 and no namespace is set. All fp8 flavours "
+            "share their keys then; give each deployment its own MEMKV_NAMESPACE"
+        )
