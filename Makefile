@@ -49,12 +49,12 @@ fuzz: ## the property tests with 100,000 examples each
 	@HYPOTHESIS_PROFILE=deep $(bin)/pytest --timeout 0 -o faulthandler_timeout=0 \
 	    tests/wire tests/base/test_header.py $(PYTEST_FLAGS)
 
-asan: ## C tests and wire tests under AddressSanitizer and UBSan
+asan: ## C tests, and the Python tests of codec, client and server, under ASan and UBSan
 	$(setup) system package dev
 	@cmake --preset asan $(CMAKE_FLAGS)
 	@cmake --build --preset asan
 	@ctest --preset asan
-	@sh scripts/pytest-asan.sh tests/wire $(PYTEST_FLAGS)
+	@sh scripts/pytest-asan.sh tests/base tests/client tests/faults tests/wire $(PYTEST_FLAGS)
 
 tsan: ## C tests under ThreadSanitizer
 	$(setup) system

@@ -20,6 +20,7 @@ HEADERS = {
     "memkv/memkv.h": LIBRARY / "include/memkv/memkv.h",
     "protocol/wire.h": LIBRARY / "src/protocol/wire.h",
     "protocol/checksum.h": LIBRARY / "src/protocol/checksum.h",
+    "protocol/placement.h": LIBRARY / "src/protocol/placement.h",
     "protocol/auth.h": LIBRARY / "src/protocol/auth.h",
     "protocol/session.h": LIBRARY / "src/protocol/session.h",
 }

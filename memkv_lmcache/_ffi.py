@@ -290,9 +290,12 @@ class NativeClient:
         return unpack_ops(ops, room, rooms)
 
     def list_page(
-        self, server: str, cursor: int, timeout_ms: int
+        self, server: str, cursor: int, timeout_ms: int, limit: int = _LIST_ENTRIES
     ) -> tuple[list[Entry], int]:
-        """Some entries of one server and the cursor behind them; none: the end."""
+        """Up to ``limit`` entries of one server and the cursor behind them.
+
+        None of them: the end.
+        """
         at, n = ffi.new("uint64_t *", cursor), ffi.new("size_t *")
         room = ffi.new("uint8_t[]", _LIST_ROOM)
         out = ffi.new("memkv_entry[]", _LIST_ENTRIES)
@@ -304,7 +307,7 @@ class NativeClient:
                 room,
                 _LIST_ROOM,
                 out,
-                _LIST_ENTRIES,
+                min(limit, _LIST_ENTRIES),
                 n,
                 timeout_ms,
             )

@@ -100,7 +100,7 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
         self._depths = Depths()
         self._stats = LMCStatsMonitor.GetOrCreate()
         self._quiet = threading.Lock()
-        self._client = Client(config=settings)
+        self._client = Client(config=settings, counters=self.counters)
         self._background = Workers("memkv-lookup", 2)
         self._loads = Landing(
             self._client,

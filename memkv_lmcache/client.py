@@ -25,20 +25,23 @@ from memkv_lmcache._ffi import (
     strerror,
 )
 from memkv_lmcache.config import ClientConfig, load
-from memkv_lmcache.errors import MemKVError, Status, UsageError, error_for
+from memkv_lmcache.errors import Status, UsageError, error_for
+from memkv_lmcache.exporter import Exporter, exporter_at
+from memkv_lmcache.figures import Figures, ServerStats
+from memkv_lmcache.metrics import Counters
 from memkv_lmcache.ops import Entry, Get, Put, Result, Stat
+from memkv_lmcache.tending import tend
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
-__all__ = ["Client", "Entry", "Get", "Put", "Result", "Stat"]
+__all__ = ["Client", "Entry", "Get", "Put", "Result", "ServerStats", "Stat"]
 
 _log = logging.getLogger(__name__)
 
 MAX_KEY = 512
 MAX_HEADER = 4096
 _FIRST_ROOM = 64 * 1024
-_TEND_MS = 1000
 _CLOSE_S = 5.0
 
 Results = list[Result]
@@ -59,6 +62,8 @@ class Client:
     ``timeout`` is in seconds, the default of every call.  A call returns by then; what
     is left undone has the status TIMEOUT.
 
+    Where ``prometheus_bind`` is set, ``counters`` of the caller's are exported, too.
+
     Single operations raise a :class:`MemKVError` when they fail, but absence is an
     answer.  Batches give a :class:`Result` for each item, in order, and raise only if
     nothing could be run: ``UsageError`` for arguments that are not what they should be,
@@ -75,6 +80,7 @@ class Client:
         num_connections: int | None = None,
         timeout: float = 10.0,
         config: ClientConfig | None = None,
+        counters: Counters | None = None,
     ) -> None:
         given = {
             "servers": servers,
@@ -97,9 +103,17 @@ class Client:
         )
         # without a reference to self, so that a forgotten client can be noticed
         self._tender = threading.Thread(
-            target=_tend, args=(self._native,), name="memkv-tend", daemon=True
+            target=tend,
+            args=(self._native, config.servers, config.transport),
+            name="memkv-tend",
+            daemon=True,
         )
         self._tender.start()
+        self._figures = Figures(self._native, config, counters)
+        self._exporter: Exporter | None = None
+        if config.prometheus_bind is not None:
+            self._exporter = exporter_at(config.prometheus_bind)
+            self._exporter.add(self._figures)
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -113,6 +127,7 @@ class Client:
         keys: Sequence[bytes],
         *,
         headers: bool = False,
+        header_room: int = MAX_HEADER,
         lease_ms: int = 0,
         depths: Sequence[int] | None = None,
         groups: Sequence[int] | None = None,
@@ -120,8 +135,9 @@ class Client:
     ) -> Results:
         """Which keys are there, in one round trip to each server.
 
-        With ``headers`` the results hold them.  With ``lease_ms`` (up to 600,000) what
-        is found is kept that long, as far as the server's bound on leases allows.
+        With ``headers`` the results hold them; TOO_SMALL is one that takes more than
+        ``header_room``.  With ``lease_ms`` (up to 600,000) what is found is kept that
+        long, as far as the server's bound on leases allows.
         """
         zeros = [0] * len(keys)
         return self._native.run(
@@ -131,7 +147,7 @@ class Client:
             depths=zeros if depths is None else depths,
             groups=zeros if groups is None else groups,
             ttls=[lease_ms] * len(keys),
-            rooms=[MAX_HEADER] * len(keys) if headers else None,
+            rooms=[header_room] * len(keys) if headers else None,
         )
 
     def get_many_into(
@@ -263,6 +279,15 @@ class Client:
                 yield from page
                 page, cursor = self._native.list_page(name, cursor, milliseconds)
 
+    def list_page(
+        self, server: str, cursor: int, limit: int, *, timeout: float | None = None
+    ) -> tuple[Sequence[Entry], int]:
+        """Up to ``limit`` values of one server, and the cursor that goes on from there.
+
+        ``cursor`` is 0 to begin.  No values: there are no more.
+        """
+        return self._native.list_page(server, cursor, self._ms(timeout), limit)
+
     def probe(
         self, server: str | None = None, *, timeout: float | None = None
     ) -> dict[str, Any]:
@@ -275,9 +300,9 @@ class Client:
         """How each server stands ("up", "down: connection refused"); asks nobody."""
         return {name: self._native.state(name) for name in self.servers}
 
-    def stats(self, server: str | None = None) -> dict[str, int]:
-        """The client's counters for one server, or summed over all."""
-        return self._native.stats(server)
+    def stats(self) -> dict[str, ServerStats]:
+        """State, counters and miss reasons of each server; asks nobody."""
+        return {name: self._figures.of(name) for name in self.servers}
 
     # ---- its life --------------------------------------------------------------------
 
@@ -286,6 +311,8 @@ class Client:
 
         Waits up to 5 seconds for them; a call still inside then frees as it leaves.
         """
+        if self._exporter is not None:
+            self._exporter.remove(self._figures)
         if self._native.close(_CLOSE_S):
             self._tender.join(_CLOSE_S)
         else:
@@ -315,17 +342,6 @@ class Client:
 
     def _ms(self, timeout: float | None) -> int:
         return self._timeout_ms if timeout is None else milliseconds(timeout)
-
-
-def _tend(native: NativeClient) -> None:
-    """Keeps connections until the client is closed; the target of its own thread."""
-    try:
-        while (status := native.tend(_TEND_MS)) == Status.OK:
-            pass
-    except MemKVError:
-        return
-    if status != Status.CLOSED:
-        _log.error("connections are no longer kept: %s", strerror(status))
 
 
 def _check_key(key: bytes) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from memkv_lmcache.addresses import ServerAddress, parse_servers
+from memkv_lmcache.addresses import ServerAddress, check_address, parse_servers
 from memkv_lmcache.errors import ConfigError
 from memkv_lmcache.settings import (
     parse_auth_key,
@@ -31,6 +31,7 @@ from memkv_lmcache.settings import (
 )
 
 __all__ = [
+    "KNOWN",
     "ClientConfig",
     "Explained",
     "ServerAddress",
@@ -63,6 +64,13 @@ def _transport(value: object, where: str) -> str:
     return str(value)
 
 
+def _bind(value: object, where: str) -> str:
+    text = parse_text(value, where)
+    if text.startswith("unix:"):
+        raise ConfigError(f"{where}: {text!r}: metrics are served on host:port only")
+    return check_address(text, where, any_port=True)
+
+
 def _setting(default: Any, parse: Callable[[Any, str], Any], **kwargs: Any) -> Any:
     return dataclasses.field(default=default, metadata={"parse": parse}, **kwargs)
 
@@ -81,6 +89,8 @@ class ClientConfig:
     """32 bytes, also set by ``auth_key_file``; None for open servers."""
     num_connections: int = _setting(4, whole_number(1, 64))
     """For payload, to each server; one more carries the rest."""
+    prometheus_bind: str | None = _setting(None, _bind)
+    """``host:port`` for the client's metrics; taken: the next free one of 64 ports."""
     lookup_timeout_ms: int = _setting(50, whole_number(1, 60_000))
     """The plugin: after it a lookup is a miss."""
     load_timeout_s: float = _setting(10.0, parse_seconds)
@@ -108,10 +118,10 @@ _KEY, _KEY_FILE = "auth_key", "auth_key_file"
 _IGNORED = {
     "license": "none is needed",
     "rdma_devices": "this build carries payload on the stream only",
-    "prometheus_bind": "LMCache's own metrics have what the plugin does",
     "otel_endpoint": "there is no OpenTelemetry export",
 }
-_KNOWN = {*_FIELDS, _KEY_FILE, *_IGNORED}
+KNOWN = frozenset({*_FIELDS, _KEY_FILE, *_IGNORED})
+"""Every setting that :func:`load` takes."""
 # LMCache's own, beside which ours stand
 _LMCACHE_OWN = {"module_path", "class_name"}
 
@@ -184,8 +194,8 @@ def _layers(
         layers.append(_Layer(read_yaml(path, _FILE), path))
     for layer in layers:
         for name in layer.values:
-            if name not in _KNOWN:
-                raise unknown_setting(name, _KNOWN, layer.place)
+            if name not in KNOWN:
+                raise unknown_setting(name, KNOWN, layer.place)
     return layers
 
 
@@ -194,7 +204,7 @@ def _variable(name: str) -> str:
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, object]:
-    known = {_variable(name): name for name in _KNOWN}
+    known = {_variable(name): name for name in KNOWN}
     found: dict[str, object] = {}
     for variable, value in environ.items():
         if variable in known:
@@ -229,8 +239,10 @@ def _resolve(layers: Sequence[_Layer]) -> dict[str, tuple[Any, str]]:
 
 
 def _shown(name: str, value: object) -> str:
+    if value is None:
+        return "none"
     if name == _KEY:
-        return "none" if value is None else "(set)"
+        return "(set)"
     if isinstance(value, tuple):
         return ",".join(
             server.address if server.name == server.address else "=".join(server)

@@ -156,9 +156,9 @@ def unpack(data: bytes, wire_key: bytes) -> ShapeHeader:
         raise HeaderError(
             f"shape header version {version}; this build reads {_VERSION}"
         )
-    end = len(data) - _SUM.size
-    if _SUM.unpack_from(data, end)[0] != _checksum(data[:end], wire_key):
+    if not is_intact(data, wire_key):
         raise HeaderError("the shape header is damaged or belongs to another key")
+    end = len(data) - _SUM.size
     if reserved:
         raise HeaderError("reserved bits are set")
     tensors = []
@@ -175,6 +175,14 @@ def unpack(data: bytes, wire_key: bytes) -> ShapeHeader:
     header = ShapeHeader(length, fmt, tuple(tensors), key)
     _check(header)
     return header
+
+
+def is_intact(data: bytes, wire_key: bytes) -> bool:
+    """Whether the checksum that ends ``data`` is that of a header of ``wire_key``."""
+    end = len(data) - _SUM.size
+    return end >= 0 and bool(
+        _SUM.unpack_from(data, end)[0] == _checksum(data[:end], wire_key)
+    )
 
 
 def same_layout(a: ShapeHeader, b: ShapeHeader) -> bool:

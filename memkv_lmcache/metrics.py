@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-_MISS = "miss_"
+MISS = "miss_"
 
 
 class Counters:
@@ -23,7 +23,7 @@ class Counters:
 
     def miss(self, reason: str, n: int = 1) -> None:
         """Counts ``n`` misses for ``reason`` (see ``errors.miss_reason``)."""
-        self.count(_MISS + reason, n)
+        self.count(MISS + reason, n)
 
     def snapshot(self) -> dict[str, int]:
         """All counters at one moment; a miss stands as ``miss_<reason>``."""

@@ -27,16 +27,18 @@ FOR_EVERYBODY = {"memkv/memkv.h", "status.h"}
 PACKAGE = ROOT / "memkv_lmcache"
 # A part (a module, or a folder with all in it) may import parts of lower layers.
 PYTHON_LAYERS = (
-    "errors",
+    "_memkv errors exporter",
     "addresses arena header hints keys metrics settings workers",
-    "config startup tensors",
+    "config ops startup tensors",
     "_ffi",
+    "figures tending",
     "client",
     "__init__",
-    "landing puts",
-    "lookups",
-    "backend demo l2_adapter serve",
+    "landing processes puts",
+    "l2 lookups",
+    "backend bench demo l2_adapter serve",
     "cli",
+    "__main__",
 )
 LAYER = {part: n for n, parts in enumerate(PYTHON_LAYERS) for part in parts.split()}
 ENGINES = {"lmcache", "torch"}
@@ -76,12 +78,10 @@ def part_of(source: Path) -> str:
 
 def parts_imported(source: Path) -> set[str]:
     """Names the parts of the package that a file imports."""
-    ours = [name.split(".") for name in imports(source)]
-    return {
-        name[1] if len(name) > 1 and name[1] in LAYER else "__init__"
-        for name in ours
-        if name[0] == "memkv_lmcache" and name[1:2] != ["_memkv"]
-    }
+    parts = {part_of(path) for path in python_files()} | {"_memkv"}
+    names = [f"{name}.__init__".split(".") for name in imports(source)]
+    ours = {name[1] for name in names if name[0] == "memkv_lmcache"}
+    return {part if part in parts else "__init__" for part in ours}
 
 
 def test_c_includes_point_down() -> None:
@@ -93,6 +93,15 @@ def test_c_includes_point_down() -> None:
                 continue
             target = str(Path(include.strip('"')).parent).removeprefix(".")
             assert target in C_FOLDERS[folder] | {folder}, f"{source}: {include}"
+
+
+def test_every_c_file_is_built() -> None:
+    """CMake names each source of the library and each C test, so that none rots."""
+    for folder in (ROOT / "libmemkv", ROOT / "tests/c"):
+        listed = re.findall(r"[\w/.]+", (folder / "CMakeLists.txt").read_text("utf-8"))
+        for source in folder.rglob("*.c"):
+            name = source.relative_to(folder)
+            assert {str(name), name.stem} & set(listed), source
 
 
 def test_one_file_knows_the_hash_and_one_the_cryptography() -> None:
@@ -115,9 +124,7 @@ def test_python_imports_point_down() -> None:
 def test_one_module_knows_the_extension() -> None:
     """Only _ffi.py imports the extension: no cdata is seen above it."""
     users = {
-        part_of(source)
-        for source in python_files()
-        if any(name.startswith("memkv_lmcache._memkv") for name in imports(source))
+        part_of(path) for path in python_files() if "_memkv" in parts_imported(path)
     }
     assert users == {"_ffi"}
 

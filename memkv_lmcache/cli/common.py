@@ -47,7 +47,7 @@ def exit_code(error: MemKVError) -> Exit:
     return Exit.ITEM if isinstance(error, RequestError) else Exit.USAGE
 
 
-class Parsed(click.ParamType):
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # older: not generic
     """An option read by one of our own parsers, so that yaml and shell agree."""
 
     def __init__(self, name: str, parse: Callable[[Any, str], Any]) -> None:
@@ -87,9 +87,7 @@ _CLIENT_OPTIONS = (
         type=Parsed("file", read_auth_key),
         help="Holds the key: 64 hex digits. Default: MEMKV_AUTH_KEY.",
     ),
-    click.option(
-        "--timeout", type=SECONDS, help="Give up after that many seconds."
-    ),
+    click.option("--timeout", type=SECONDS, help="Give up after that many seconds."),
 )
 
 

@@ -30,6 +30,8 @@ def config(as_json: bool) -> None:
     load()  # says what is ignored, and what is wrong
     settings = explain()
     if as_json:
-        print_json({one.name: {"value": one.value, "source": one.source} for one in settings})
+        print_json(
+            {one.name: {"value": one.value, "source": one.source} for one in settings}
+        )
     else:
         print_table(("SETTING", "VALUE", "FROM"), settings)

@@ -44,8 +44,8 @@ def demo(as_bytes: bool, chunks: int | None, chunk_size: int, as_json: bool) -> 
 
     Starts a server. A first process computes the KV cache of a prompt with a small
     random Llama and stores it through a real LMCache engine; SIGKILL ends it. A second
-    process, with nothing but the prompt and an empty cache, gets every chunk back. Every
-    byte is compared, and the server's own counters must agree.
+    process, with nothing but the prompt and an empty cache, gets every chunk back.
+    Every byte is compared, and the server's own counters must agree.
 
     \b
     Examples:
@@ -72,8 +72,8 @@ def _check_engine() -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"{' and '.join(missing)} not installed: pip install 'memkv-lmcache[lmcache]' "
-            "from the checkout (pip install '.[lmcache]'), or run: memkv demo --bytes"
+            f"{', '.join(missing)}: not installed; either pip install '.[lmcache]' in "
+            "the checkout, or run memkv demo --bytes, which needs none of them"
         )
 
 
@@ -101,4 +101,4 @@ def _print(outcome: Outcome) -> None:
         rows.append(("instead of a prefill of", f"{outcome.prefill_s * 1000:.0f} ms"))
         rows.append(("time saved", f"{saved * 1000:.0f} ms"))
     rows.append(("every byte as it was", "yes" if outcome.verified else "NO"))
-    print_table(("", ">"), rows)
+    print_table(("", ""), rows)

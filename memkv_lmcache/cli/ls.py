@@ -59,7 +59,7 @@ def ls(client: Client, limit: int | None, as_json: bool) -> None:
             if n == limit:
                 break
     else:
-        _print_all(entries, _LIMIT if limit is None else limit)
+        _print_all(entries, _LIMIT if limit is None else limit, errors)
     raise_worst(errors)
 
 
@@ -88,8 +88,8 @@ def _print_one(entry: Entry) -> None:
     )
 
 
-def _print_all(entries: Iterator[Entry], limit: int) -> None:
-    rows = []
+def _print_all(entries: Iterator[Entry], limit: int, errors: list[MemKVError]) -> None:
+    rows: list[tuple[str, ...]] = []
     is_cut = False
     for entry in entries:
         is_cut = 0 < limit == len(rows)
@@ -98,7 +98,8 @@ def _print_all(entries: Iterator[Entry], limit: int) -> None:
         layout = layout_text(shape_header(entry.header, entry.key))
         idle = duration_text(entry.idle_ms)
         rows.append((_text(entry), size_text(entry.size), layout, idle))
-    print_table(("KEY", ">SIZE", "LAYOUT", ">IDLE"), rows)
+    if rows or not errors:
+        print_table(("KEY", ">SIZE", "LAYOUT", ">IDLE"), rows)
     if is_cut:
         click.echo("memkv: there is more; --limit 0 shows all of it", err=True)
 

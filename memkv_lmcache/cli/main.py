@@ -28,13 +28,18 @@ from memkv_lmcache.cli.rm import rm
 from memkv_lmcache.cli.serve import serve
 from memkv_lmcache.cli.stat import stat
 from memkv_lmcache.errors import MemKVError
+from memkv_lmcache.processes import WorkerFailed
 
 _COMMANDS = (serve, demo, bench, ping, stat, ls, get, put, rm, config)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+)
 @click.version_option(version(), prog_name="memkv", message="%(prog)s %(version)s")
-def memkv() -> None:
+@click.pass_context
+def memkv(context: click.Context) -> None:
     """A context-memory store for LLM inference: servers that keep KV cache chunks.
 
     \b
@@ -57,6 +62,9 @@ def memkv() -> None:
       3  a server cannot be reached, or did not answer in time
       4  auth: client and server disagree about the key
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        raise click.exceptions.Exit(Exit.USAGE)
 
 
 for _command in _COMMANDS:
@@ -74,18 +82,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(format="memkv: %(message)s", level=logging.WARNING)
     try:
-        memkv.main(arguments, prog_name="memkv", standalone_mode=False)
+        code = memkv.main(arguments, prog_name="memkv", standalone_mode=False)
         sys.stdout.flush()
-        return Exit.OK
-    except click.exceptions.Exit as exit:
-        return exit.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help() if error.ctx else str(error), err=True)
-        return Exit.USAGE
+        # a command returns nothing, but an exit that it asked for comes back as a number
+        return code or Exit.OK
     except click.ClickException as error:
         return _fail(_usage(error), Exit.USAGE)
     except MemKVError as error:
         return _fail(error.text, exit_code(error))
+    except WorkerFailed as error:
+        return _fail(str(error), Exit.ITEM)
     except BrokenPipeError:
         # what is still buffered has nowhere to go, also not when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

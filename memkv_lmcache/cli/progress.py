@@ -79,7 +79,7 @@ def _watch(
 
 
 def memory_filled() -> Moved:
-    """Counts bytes that land in shared mappings from now on: a page is resident then."""
+    """Counts bytes that land in shared mappings from now on: they are resident then."""
     begin = _shared_bytes()
     return lambda: _shared_bytes() - begin
 

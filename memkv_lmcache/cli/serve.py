@@ -11,7 +11,7 @@ import click
 from memkv_lmcache.addresses import check_address
 from memkv_lmcache.cli.common import Parsed, json_option, print_json
 from memkv_lmcache.cli.show import size_text
-from memkv_lmcache.serve.config import load
+from memkv_lmcache.serve.config import admin_address, load
 from memkv_lmcache.serve.host import Serving
 from memkv_lmcache.serve.host import serve as run
 from memkv_lmcache.settings import parse_size, read_auth_key, whole_number
@@ -50,12 +50,21 @@ def _address(value: str, where: str) -> str:
     help="Holds the key: 64 hex digits (openssl rand -hex 32). Default: the yaml's, "
     "else MEMKV_AUTH_KEY, else none.",
 )
+@click.option(
+    "--admin",
+    "admin_address",
+    metavar="ADDRESS",
+    type=Parsed("address", admin_address),
+    help="host:port of health, status and metrics over HTTP, or off.  [default: "
+    "127.0.0.1 and the port after the data port; off on a Unix socket]",
+)
 @json_option
 def serve(path: str | None, as_json: bool, **settings: Any) -> None:
     """Run a server until SIGTERM or Ctrl-C ("memkv start" is the same).
 
     Once it accepts it says so in one line on stdout. An address that other hosts can
-    reach needs a key.
+    reach needs a key. SIGTERM lets requests under way end and refuses new ones, Ctrl-C
+    waits for hardly anything; a second signal kills.
 
     \b
     Examples:
@@ -72,6 +81,8 @@ def serve(path: str | None, as_json: bool, **settings: Any) -> None:
         auth_key: ...            # 64 hex digits in quotes; or auth_key_file: PATH
         workers: ...             # one a processor, up to 4
         max_connections: 16384
+        admin_address: ...       # 127.0.0.1 and the next port; off: none
+        drain_s: 5               # seconds for requests under way, after SIGTERM
       memory:
         max_size: 1 GiB          # pages, keys, headers and index: a hard bound
         page_size: 64 KiB        # a power of two, 4 KiB to 1 MiB
@@ -88,7 +99,8 @@ def _announce(serving: Serving) -> None:
         f"memkv serves on {serving.address}: memory {size_text(serving.memory)}, "
         f"transports {', '.join(serving.transports)}, "
         f"auth {'on' if serving.auth else 'off'}, workers {serving.workers}, "
-        f"name {serving.name}"
+        f"name {serving.name}, "
+        + (f"admin http://{serving.admin}" if serving.admin else "admin off")
     )
 
 

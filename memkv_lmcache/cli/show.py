@@ -87,11 +87,14 @@ def layout_text(shape: ShapeHeader | None) -> str:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table on stdout, as wide as it needs where that is no terminal.
 
-    A column whose name begins with ``>`` holds numbers.
+    A column whose name begins with ``>`` holds numbers; without names there is no
+    header.
     """
     is_terminal = sys.stdout.isatty()
     console = Console(width=None if is_terminal else _WIDE, highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", show_header=any(columns)
+    )
     for column in columns:
         name = column.removeprefix(">")
         side = "right" if column.startswith(">") else "left"

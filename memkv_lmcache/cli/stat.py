@@ -60,9 +60,9 @@ def _stat_servers(client: Client, as_json: bool) -> None:
     if as_json:
         print_json(found)
     elif found:
-        names = ("SERVER", ">VALUES", ">USED", ">OF", ">GETS", ">HITS", ">READ")
-        names += (">PUTS", ">WRITTEN", ">EVICTED", ">CLIENTS", ">UP")
-        print_table(names, [_server_row(one) for one in found])
+        names = "SERVER >VALUES >USED >OF >GETS >HITS >READ >PUTS >WRITTEN >EVICTED"
+        columns = [*names.split(), ">CLIENTS", ">UP"]
+        print_table(columns, [_server_row(one) for one in found])
     raise_worst(errors)
 
 

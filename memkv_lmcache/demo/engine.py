@@ -56,7 +56,11 @@ class CPUConnector(GPUConnectorInterface):  # type: ignore[misc]  # lmcache is u
             self.from_gpu(obj, start, end, **kwargs)
 
     def batched_to_gpu(
-        self, memory_objs: Any = None, starts: Any = None, ends: Any = None, **kwargs: Any
+        self,
+        memory_objs: Any = None,
+        starts: Any = None,
+        ends: Any = None,
+        **kwargs: Any,
     ) -> None:
         for obj, start, end in zip(memory_objs, starts, ends, strict=True):
             self.to_gpu(obj, start, end, **kwargs)

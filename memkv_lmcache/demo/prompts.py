@@ -21,9 +21,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from memkv_lmcache.client import Client
 from memkv_lmcache.demo.engine import ModelShape, build_engine, engine_config
-from memkv_lmcache.demo.processes import report_to
+from memkv_lmcache.processes import report_to
 
-MODEL = ModelShape("memkv-demo", layers=8, kv_heads=4, head_size=64, dtype=torch.float32)
+MODEL = ModelShape(
+    "memkv-demo", layers=8, kv_heads=4, head_size=64, dtype=torch.float32
+)
 VOCABULARY, HEADS, HIDDEN, INNER = 4096, 8, 512, 1536
 INSTANCE = "memkv-demo"
 REFERENCE = "kv.bin"
@@ -90,7 +92,7 @@ def _load(engine: Any, tokens: list[int], chunk_size: int) -> dict[str, float]:
 def _prefill(tokens: list[int]) -> tuple[torch.Tensor, float]:
     """The KV cache of the prompt, [2, layers, tokens, width], and what it took."""
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
+    model: Any = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
             hidden_size=HIDDEN,
@@ -101,7 +103,8 @@ def _prefill(tokens: list[int]) -> tuple[torch.Tensor, float]:
             head_dim=MODEL.head_size,
             max_position_embeddings=len(tokens),
         )
-    ).eval()
+    )
+    model.eval()
     prompt = torch.tensor([tokens])
     with torch.inference_mode():
         # the first pass of a process is slower, and would flatter us
@@ -110,7 +113,10 @@ def _prefill(tokens: list[int]) -> tuple[torch.Tensor, float]:
         output = model(prompt, use_cache=True, logits_to_keep=1)
         seconds = time.perf_counter() - begin
         layers = output.past_key_values.layers
-        pairs = [[layer.keys[0] for layer in layers], [layer.values[0] for layer in layers]]
+        pairs = [
+            [layer.keys[0] for layer in layers],
+            [layer.values[0] for layer in layers],
+        ]
         # each [heads, tokens, size]: LMCache keeps a token's heads side by side
         kv = torch.stack([torch.stack(one) for one in pairs]).transpose(2, 3).flatten(3)
     return kv.contiguous().clone(), seconds

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from memkv_lmcache.demo.processes import Server, Worker
+from memkv_lmcache.processes import Server, Worker
 
 #: A worker with torch and LMCache takes its time on a slow disk, the first time.
 PATIENCE_S = 240.0
@@ -57,7 +57,11 @@ def _run(module: str, arguments: list[str], say: Say) -> Outcome:
         with Server(folder, _MEMORY) as server:
             say(f"a server runs on {server.address}")
             with Worker(
-                module, "store", *arguments, folder=folder, environment=server.environment
+                module,
+                "store",
+                *arguments,
+                folder=folder,
+                environment=server.environment,
             ) as writer:
                 stored = writer.receive(PATIENCE_S)
                 say(f"the first process stored {stored['chunks']} chunks")
@@ -65,7 +69,11 @@ def _run(module: str, arguments: list[str], say: Say) -> Outcome:
                 say("the first process was killed by SIGKILL")
             before = server.counters()
             with Worker(
-                module, "load", *arguments, folder=folder, environment=server.environment
+                module,
+                "load",
+                *arguments,
+                folder=folder,
+                environment=server.environment,
             ) as reader:
                 loaded = reader.receive(PATIENCE_S)
                 say(f"a fresh process found {loaded['chunks']} chunks")

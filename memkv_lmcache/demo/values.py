@@ -14,10 +14,10 @@ import sys
 import time
 
 from memkv_lmcache.client import Client, Get, Put
-from memkv_lmcache.demo.processes import report_to
 from memkv_lmcache.errors import Status
 from memkv_lmcache.header import ShapeHeader, Tensor, pack, unpack
 from memkv_lmcache.keys import wire_key
+from memkv_lmcache.processes import report_to
 
 #: LMCache's format of a chunk: keys and values, layers, tokens, width.
 KV_2LTD = 1

@@ -19,6 +19,7 @@ from memkv_lmcache.errors import ConfigError
 from memkv_lmcache.settings import (
     parse_auth_key,
     parse_flag,
+    parse_seconds,
     parse_size,
     parse_text,
     read_auth_key,
@@ -34,6 +35,7 @@ MIB: Final = 1024**2
 GIB: Final = 1024**3
 _MAX_WORKERS: Final = 256
 _YEAR_S: Final = 366 * 24 * 3600
+OFF: Final = "off"
 
 
 def default_workers() -> int:
@@ -58,10 +60,25 @@ class ServerConfig:
     max_connections: int = 16384
     default_ttl_s: int = 0
     """Seconds a value lives unless its put says otherwise; 0: until evicted."""
+    admin_address: str | None = None
+    """``host:port`` of the HTTP for operators, or OFF; None: 127.0.0.1 and the port
+    after the data port, OFF on a Unix socket."""
+    drain_s: float = 5.0
+    """Seconds that requests under way get to end after SIGTERM."""
 
 
 def _address(value: object, where: str) -> str:
     return check_address(parse_text(value, where), where, any_port=True)
+
+
+def admin_address(value: object, where: str) -> str:
+    """``host:port``, or OFF, which yaml reads as false."""
+    if value is False or value == OFF:
+        return OFF
+    text = parse_text(value, where)
+    if text.startswith("unix:"):
+        raise ConfigError(f"{where}: {text!r}: write host:port, or off")
+    return check_address(text, where, any_port=True)
 
 
 def _page_size(value: object, where: str) -> int:
@@ -82,6 +99,8 @@ _SETTINGS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
     "network.auth_key_file": ("auth_key", read_auth_key),
     "network.workers": ("workers", whole_number(1, _MAX_WORKERS)),
     "network.max_connections": ("max_connections", whole_number(1, 1_000_000)),
+    "network.admin_address": ("admin_address", admin_address),
+    "network.drain_s": ("drain_s", parse_seconds),
     "memory.max_size": ("memory", parse_size),
     "memory.page_size": ("page_size", _page_size),
     "memory.default_ttl_s": ("default_ttl_s", whole_number(0, _YEAR_S)),
@@ -96,8 +115,8 @@ _IGNORED: Final = {
     "storage.block_size": "values are kept in memory, see memory.page_size",
 }
 _NO_TLS: Final = (
-    "there is no TLS in the data path; remove it, and set network.auth_key so that only "
-    "who has the key gets in"
+    "there is no TLS in the data path; remove it, and set network.auth_key so that "
+    "only who has the key gets in"
 )
 # Known too, but to go on without them would not be what their author wants.
 _REFUSED: Final = {
@@ -119,8 +138,8 @@ def load(
     """The settings in force.
 
     ``path`` is the yaml of ``--config``; ``overrides`` are fields of
-    :class:`ServerConfig`, checked already (None: not given).  Logs an INFO line for each
-    setting that means nothing here.
+    :class:`ServerConfig`, checked already (None: not given).  Logs an INFO line for
+    each setting that means nothing here.
     """
     values = _from_environment(environ)
     if path is not None:
@@ -156,8 +175,8 @@ def _from_yaml(path: str) -> dict[str, Any]:
             target, parse = _SETTINGS[name]
             if target in values:
                 raise ConfigError(
-                    f"network.auth_key and network.auth_key_file in {path}: only one of "
-                    "them can be the key"
+                    f"network.auth_key and network.auth_key_file in {path}: only one "
+                    "of them can be the key"
                 )
             values[target] = parse(value, where)
     return values

@@ -11,17 +11,28 @@ import logging
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from memkv_lmcache._ffi import NativeServer
-from memkv_lmcache.serve.config import ServerConfig
+from memkv_lmcache._ffi import NativeServer, version
+from memkv_lmcache.errors import MemKVError
+from memkv_lmcache.serve.admin import (
+    DEGRADED,
+    HEALTHY,
+    UNHEALTHY,
+    Admin,
+    Health,
+    Pages,
+)
+from memkv_lmcache.serve.config import OFF, ServerConfig
+from memkv_lmcache.serve.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
 _END = (signal.SIGTERM, signal.SIGINT)
-_DRAIN_MS = 5_000
+_INTERRUPTED_S = 0.2  # Ctrl-C: somebody waits for the shell
 _JOIN_S = 10.0
 _SPARE_FILES = 64
 
@@ -35,13 +46,15 @@ class Serving(NamedTuple):
     transports: tuple[str, ...]
     auth: bool
     workers: int
+    admin: str
+    """``host:port`` of the HTTP for operators; empty: there is none."""
 
 
 def serve(config: ServerConfig, announce: Callable[[Serving], None]) -> None:
-    """Serves until SIGTERM or SIGINT, then answers what is under way; the main thread's.
+    """Serves until SIGTERM or SIGINT, then answers what is under way.
 
-    ``announce`` is called once the server accepts.  A second signal kills.  MemKVError:
-    it could not start, or a worker failed.
+    For the main thread, which gets the signals; a second one kills.  ``announce`` is
+    called once the server accepts.  MemKVError: it could not start, or a worker failed.
     """
     _allow_files(config.max_connections + _SPARE_FILES)
     server = NativeServer(
@@ -54,59 +67,130 @@ def serve(config: ServerConfig, announce: Callable[[Serving], None]) -> None:
         max_connections=config.max_connections,
     )
     try:
-        _run(server, config, announce)
+        host = _Host(server, config)
+        try:
+            host.run(announce)
+        finally:
+            host.close()
     finally:
         if not server.close(_JOIN_S):
             _log.warning("a worker did not end within %g s", _JOIN_S)
 
 
-def _run(
-    server: NativeServer, config: ServerConfig, announce: Callable[[Serving], None]
-) -> None:
-    over = threading.Event()
-    failures: list[Exception] = []
+class _Host:
+    """A server, its workers, and what they tell about it.  The main thread's."""
 
-    def work() -> None:
+    def __init__(self, server: NativeServer, config: ServerConfig) -> None:
+        self._server = server
+        self._config = config
+        self._since = time.monotonic()
+        self._over = threading.Event()
+        self._drain_s = config.drain_s
+        self._is_draining = False
+        self._failures: list[Exception] = []
+        self._address = server.address
+        self._name = config.name or self._address
+        self._metrics = Metrics(
+            server.stats,
+            uptime_s=lambda: time.monotonic() - self._since,
+            is_draining=lambda: self._is_draining,
+            info={"name": self._name, "version": version()},
+        )
+        self._admin = self._open_admin()
+
+    def run(self, announce: Callable[[Serving], None]) -> None:
+        """Serves until a signal, then lets requests under way end."""
+        for number in _END:
+            signal.signal(number, self._end)
+        workers = [
+            threading.Thread(target=self._work, name=f"memkv-worker-{i}", daemon=True)
+            for i in range(self._config.workers)
+        ]
+        for worker in workers:
+            worker.start()
+        announce(self._describe())
+        self._over.wait()
+        self._is_draining = True
+        if not self._failures and not self._server.drain(int(self._drain_s * 1000)):
+            _log.warning("some requests were not answered within %g s", self._drain_s)
+        self._server.stop()
+        for worker in workers:
+            worker.join(_JOIN_S)
+        if self._failures:
+            raise self._failures[0]
+
+    def close(self) -> None:
+        """Ends the HTTP."""
+        if self._admin is not None:
+            self._admin.close()
+
+    def _work(self) -> None:
         try:
-            server.run()
+            self._server.run()
         except Exception as error:
-            failures.append(error)
+            self._failures.append(error)
         finally:
-            over.set()
+            self._over.set()
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def _end(self, number: int, frame: FrameType | None) -> None:
         for again in _END:
             signal.signal(again, signal.SIG_DFL)
-        over.set()
+        if number == signal.SIGINT:
+            self._drain_s = min(self._drain_s, _INTERRUPTED_S)
+        self._over.set()
 
-    for number in _END:
-        signal.signal(number, end)
-    workers = [
-        threading.Thread(target=work, name=f"memkv-worker-{i}", daemon=True)
-        for i in range(config.workers)
-    ]
-    for worker in workers:
-        worker.start()
-    announce(_describe(server.address, config))
-    over.wait()
-    if not failures and not server.drain(_DRAIN_MS):
-        _log.warning("some requests were not answered before the end")
-    server.stop()
-    for worker in workers:
-        worker.join(_JOIN_S)
-    if failures:
-        raise failures[0]
+    def _open_admin(self) -> Admin | None:
+        given = self._config.admin_address
+        address = given or _beside(self._config.address, self._address)
+        if address == OFF:
+            return None
+        try:
+            return Admin(address, Pages(self._health, self._status, self._metrics.text))
+        except MemKVError as error:
+            if given is not None:
+                raise
+            _log.warning("%s; going on without it, see network.admin_address", error)
+            return None
+
+    def _health(self) -> Health:
+        wanted, there = self._config.workers, self._server.stats()["workers"]
+        if there == 0:
+            return Health(UNHEALTHY, False, "no network worker runs")
+        if self._is_draining:
+            return Health(DEGRADED, False, "draining: about to leave")
+        if there < wanted:
+            text = f"{there} of {wanted} network workers run"
+            return Health(DEGRADED, True, text)
+        return Health(HEALTHY, True)
+
+    def _status(self) -> dict[str, Any]:
+        health = self._health()
+        return {
+            "status": health.status,
+            "reason": health.reason,
+            "version": version(),
+            "uptime_s": round(time.monotonic() - self._since, 3),
+            **self._describe()._asdict(),
+            "counters": self._server.stats(),
+        }
+
+    def _describe(self) -> Serving:
+        config = self._config
+        return Serving(
+            address=self._address,
+            name=self._name,
+            memory=config.memory,
+            transports=("unix" if self._address.startswith("unix:") else "tcp",),
+            auth=config.auth_key is not None,
+            workers=config.workers,
+            admin="" if self._admin is None else self._admin.address,
+        )
 
 
-def _describe(address: str, config: ServerConfig) -> Serving:
-    return Serving(
-        address=address,
-        name=config.name or address,
-        memory=config.memory,
-        transports=("unix" if address.startswith("unix:") else "tcp",),
-        auth=config.auth_key is not None,
-        workers=config.workers,
-    )
+def _beside(wanted: str, bound: str) -> str:
+    """Where the HTTP is unless it is said: any port, where the data port is any."""
+    port = 0 if wanted.endswith(":0") else int(bound.rpartition(":")[2] or 0) + 1
+    return OFF if bound.startswith("unix:") else f"127.0.0.1:{port}"
 
 
 def _allow_files(wanted: int) -> None:

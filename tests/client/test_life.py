@@ -144,7 +144,11 @@ def test_what_a_client_tells_of_its_servers(connect: Connect) -> None:
     client.put(b"key", b"12345")
     assert client.get(b"key") == b"12345"
     assert client.state() == {name: "up"}
-    assert client.stats()["get_bytes"] == client.stats(name)["get_bytes"] == 5
+    client.stat_many([b"absent", b"gone"])
+    stats = client.stats()[name]
+    assert stats.state == "up"
+    assert stats.counters["get_bytes"] == 5
+    assert stats.misses == {"absent": 2}
     assert client.probe()["values"] >= 1
     assert client.probe().keys() == client.probe(name).keys()
     assert name in repr(client)

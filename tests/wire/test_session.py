@@ -15,6 +15,7 @@ from wire.session_driver import Pair, opened, session
 from wire.session_model import (
     CLIENT,
     SERVER,
+    Body,
     Closed,
     Conversation,
     Message,
@@ -116,7 +117,7 @@ def test_a_session_is_quiet_between_frames_only(
 def test_a_stream_that_ends_early_closes_with_the_owners_reason(
     role: int, data: st.DataObject, talk: Conversation, cuts: Random
 ) -> None:
-    """Cut at any byte, all whole frames before it are seen, then CLOSED."""
+    """Cut at any byte, all that came before is seen, then CLOSED."""
     messages = data.draw(talks(1 - role))
     stream = talk.stream(1 - role, messages)
     end = session(talk, role, cuts)
@@ -126,6 +127,10 @@ def test_a_stream_that_ends_early_closes_with_the_owners_reason(
     assert events[-1] == Closed(lib.MEMKV_ERR_DISCONNECTED)
     whole = [talk.opening(role), *seen(messages)]
     assert before == whole[: len(before)]
+    for part, body in zip(events[len(before) : -1], whole[len(before) :], strict=False):
+        assert isinstance(part, Body)
+        assert isinstance(body, Body)
+        assert body.data.startswith(part.data)
     assert end.hang_up(lib.MEMKV_ERR_TIMEOUT) == events
     assert end.send(data.draw(talks(role, min_size=1))[0]) == lib.MEMKV_ERR_INVALID
 

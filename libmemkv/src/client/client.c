@@ -158,23 +158,8 @@ void memkv_client_close(memkv_client *client)
 size_t memkv_client_stats(memkv_client *client, const char *server, memkv_stat *out,
                           size_t cap)
 {
-    static const char *const names[MKV_N_COUNTERS] = {
-        [MKV_STAT_OPS] = "stat_ops",
-        [MKV_STAT_HITS] = "stat_hits",
-        [MKV_GET_OPS] = "get_ops",
-        [MKV_GET_HITS] = "get_hits",
-        [MKV_GET_BYTES] = "get_bytes",
-        [MKV_PUT_OPS] = "put_ops",
-        [MKV_PUT_STORED] = "put_stored",
-        [MKV_PUT_BYTES] = "put_bytes",
-        [MKV_DELETE_OPS] = "delete_ops",
-        [MKV_TIMEOUTS] = "timeouts",
-        [MKV_CHECKSUM_FAILURES] = "checksum_failures",
-        [MKV_RETRIES] = "retries",
-        [MKV_DIALS] = "dials",
-        [MKV_DISCONNECTS] = "disconnects"};
     for (size_t i = 0; i < MKV_N_COUNTERS && i < cap; i++) {
-        out[i] = (memkv_stat){.name = names[i]};
+        out[i] = (memkv_stat){.name = mkv_client_counter_name((mkv_counter)i)};
         for (size_t p = 0; p < client->n_peers; p++)
             if (server == NULL || strcmp(client->peers[p].name, server) == 0)
                 out[i].value += atomic_load_explicit(&client->peers[p].counters[i],

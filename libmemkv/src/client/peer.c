@@ -26,6 +26,7 @@ int mkv_peer_init(mkv_peer *peer, const memkv_address *address,
     int rc = mkv_endpoint_parse(address->address, &peer->endpoint, &is_name, err);
     if (rc != MEMKV_OK && !is_name)
         return rc;
+    peer->is_name = is_name;
     peer->is_resolved = rc == MEMKV_OK;
     peer->config = config;
     peer->luck = config->self.id;
@@ -92,16 +93,38 @@ static void clear_out(mkv_peer *peer)
     wake_all(peer);
 }
 
+/* Assumes the lock. */
+static void went_down(mkv_peer *peer)
+{
+    clear_out(peer);
+    if (peer->is_name) /* it may have moved */
+        peer->is_resolved = false;
+}
+
 static void become_down(mkv_peer *peer, const memkv_error *why)
 {
     mkv_breaker_failed(&peer->breaker, mkv_now_ns(), why, chance(peer));
-    clear_out(peer);
+    went_down(peer);
+}
+
+/* Where servers have names, a wrong address shows here.  Assumes the lock. */
+static void note_name(mkv_peer *peer, const mkv_conn *conn)
+{
+    const uint8_t *label = conn->session.peer.label;
+    uint32_t len = conn->session.peer.label_len;
+    bool is_expected = strcmp(peer->name, peer->address) == 0 ||
+                       (len == strlen(peer->name) && memcmp(label, peer->name, len) == 0);
+    uint32_t n = 0;
+    for (; !is_expected && n < len; n++)
+        peer->calls_itself[n] = label[n] >= ' ' && label[n] <= '~' ? (char)label[n] : '?';
+    peer->calls_itself[n] = '\0';
 }
 
 void mkv_peer_opened(mkv_peer *peer, const mkv_conn *conn)
 {
     pthread_mutex_lock(&peer->lock);
     mkv_breaker_opened(&peer->breaker, mkv_now_ns(), conn->session.peer.uptime_ms);
+    note_name(peer, conn);
     pthread_mutex_unlock(&peer->lock);
 }
 
@@ -109,7 +132,7 @@ void mkv_peer_answered(mkv_peer *peer, int64_t took_ns)
 {
     pthread_mutex_lock(&peer->lock);
     if (mkv_breaker_answered(&peer->breaker, mkv_now_ns(), took_ns, chance(peer)))
-        clear_out(peer);
+        went_down(peer);
     pthread_mutex_unlock(&peer->lock);
 }
 
@@ -118,7 +141,7 @@ void mkv_peer_silent(mkv_peer *peer, int64_t waited_ns)
     pthread_mutex_lock(&peer->lock);
     if (mkv_breaker_is_live(&peer->breaker) &&
         mkv_breaker_silent(&peer->breaker, mkv_now_ns(), waited_ns, chance(peer)))
-        clear_out(peer);
+        went_down(peer);
     pthread_mutex_unlock(&peer->lock);
 }
 
@@ -151,8 +174,12 @@ void mkv_peer_describe(mkv_peer *peer, char *text, size_t cap)
     int health = atomic_load(&peer->breaker.health);
     if (health == MKV_DOWN)
         snprintf(text, cap, "down: %s", peer->breaker.trouble.text);
+    else if (health == MKV_NEW)
+        snprintf(text, cap, "not tried yet");
+    else if (peer->calls_itself[0] != '\0')
+        snprintf(text, cap, "up: calls itself %s", peer->calls_itself);
     else
-        snprintf(text, cap, "%s", health == MKV_UP ? "up" : "not tried yet");
+        snprintf(text, cap, "up");
     pthread_mutex_unlock(&peer->lock);
 }
 
@@ -206,19 +233,20 @@ int mkv_peer_borrow(mkv_peer *peer, bool is_control, mkv_waiter *waiter, mkv_con
 {
     pthread_mutex_lock(&peer->lock);
     int rc = MEMKV_OK;
-    mkv_conn *conn = take_idle(peer, is_control);
-    if (conn == NULL && !mkv_peer_is_live(peer)) {
+    mkv_conn *conn = NULL;
+    if (mkv_peer_is_live(peer))
+        conn = take_idle(peer, is_control);
+    else
         rc = peer->breaker.trouble.status;
-    } else if (conn == NULL) {
+    if (rc == MEMKV_OK && conn == NULL) {
         uint32_t n = is_control ? peer->n_control : peer->n_payload;
         uint32_t most = is_control ? 1 : peer->config->connections;
         memkv_error err;
         rc = MEMKV_ERR_BUSY;
         if (n < most && peer->is_resolved) {
             rc = dial(peer, is_control, &conn, &err);
-            if (rc != MEMKV_OK) {
+            if (rc != MEMKV_OK)
                 become_down(peer, &err);
-            }
         }
         if (rc == MEMKV_ERR_BUSY && waiter != NULL)
             stand_in_line(peer, waiter);
@@ -253,7 +281,9 @@ void mkv_peer_give_back(mkv_peer *peer, mkv_conn *conn)
     bool is_dial = !conn->was_open && conn->session.reason == MEMKV_OK;
     bool is_spare = conn->is_control ? peer->n_control > 1
                                      : peer->n_payload > peer->config->connections;
-    if ((is_dial || mkv_conn_is_quiet(conn)) && !is_spare) {
+    /* of a server that is down only a probe is kept: it counts as one */
+    bool is_fit = mkv_conn_is_quiet(conn) && mkv_peer_is_live(peer);
+    if ((is_dial || is_fit) && !is_spare) {
         conn->next = peer->idle;
         peer->idle = conn;
     } else {

@@ -12,24 +12,7 @@
 
 #include "client/breaker.h"
 #include "client/conn.h"
-
-typedef enum mkv_counter {
-    MKV_STAT_OPS,
-    MKV_STAT_HITS,
-    MKV_GET_OPS,
-    MKV_GET_HITS,
-    MKV_GET_BYTES,
-    MKV_PUT_OPS,
-    MKV_PUT_STORED,
-    MKV_PUT_BYTES,
-    MKV_DELETE_OPS,
-    MKV_TIMEOUTS,
-    MKV_CHECKSUM_FAILURES,
-    MKV_RETRIES,
-    MKV_DIALS,
-    MKV_DISCONNECTS,
-    MKV_N_COUNTERS
-} mkv_counter;
+#include "client/counters.h"
 
 /* A batch that waits for a connection; fd is an eventfd of its own. */
 typedef struct mkv_waiter {
@@ -47,13 +30,15 @@ typedef struct mkv_peer {
     const char *name;    /* the peer's own copies */
     const char *address;
     const mkv_peer_config *config;
-    _Atomic uint64_t counters[MKV_N_COUNTERS];
+    mkv_client_counters counters;
 
     pthread_mutex_t lock; /* guards all below */
     mkv_breaker breaker;
     uint64_t luck; /* of chance() */
+    bool is_name; /* the address is: looked up, and again after each failure */
     bool is_resolved;
     mkv_endpoint endpoint;
+    char calls_itself[MEMKV_MAX_NAME + 1]; /* empty: as we call it, or by its address */
     mkv_conn *idle; /* also dials that outlived the batch that wanted them */
     uint32_t n_payload, n_control; /* connections there are, lent or idle */
     mkv_waiter *waiters;

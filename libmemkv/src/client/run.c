@@ -38,9 +38,15 @@ void mkv_batch_push(mkv_share *share, uint32_t op)
 
 void mkv_batch_finish(mkv_share *share, uint32_t op, int status)
 {
-    if (!share->batch->slots[op].is_repair)
-        share->batch->ops[op].status = status;
-    share->batch->n_left--;
+    mkv_batch *batch = share->batch;
+    memkv_op *it = &batch->ops[op];
+    bool is_read = it->code == MEMKV_OP_STAT || it->code == MEMKV_OP_GET;
+    batch->n_left--;
+    if (batch->slots[op].is_repair)
+        return;
+    it->status = status;
+    if (is_read && status != MEMKV_OK)
+        mkv_peer_count(share->peer, mkv_client_miss(status), 1);
 }
 
 void mkv_batch_retry(mkv_share *share, uint32_t op, int status)

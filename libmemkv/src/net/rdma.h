@@ -39,12 +39,15 @@ void mkv_memory_release(mkv_memory *memory); /* no link uses it; NULL is fine */
 /* One queue pair with its completion queue and channel.  One thread at a time. */
 typedef struct mkv_link mkv_link;
 
-/* On the device and GID that own the near address of the connected socket `fd` (RoCE v2
- * before others; for a loopback or Unix peer the first device that is up; several that
- * fit are used in turn).  `own` gets what the peer must know.  `receives`: immediates
+/* On the device and GID that own the near address of the connected socket `fd`, RoCE v2
+ * before others; where none does, on the devices the setting names and on InfiniBand
+ * ports; for a loopback or Unix peer on the first port that is up.  `peer` is what the
+ * other end said, NULL at the end that speaks first: of several that fit, those nearest
+ * to it are used in turn.  `own` gets what the peer must know.  `receives`: immediates
  * that may be under way (client), 0: none (server). */
-int mkv_link_open(mkv_rdma *rdma, int fd, uint32_t receives, mkv_link **out,
-                  mkv_rdma_params *own, memkv_error *err);
+int mkv_link_open(mkv_rdma *rdma, int fd, const mkv_rdma_params *peer,
+                  uint32_t receives, mkv_link **out, mkv_rdma_params *own,
+                  memkv_error *err);
 /* To RTR and RTS with the lower of both MTUs and READ depths. */
 int mkv_link_connect(mkv_link *link, const mkv_rdma_params *peer, memkv_error *err);
 /* On return no NIC touches memory on behalf of this link: a sentinel receive, ERROR,

@@ -78,7 +78,7 @@ typedef struct mkv_request {
     uint64_t length;     /* PUT: of the value.  GET: room.  LIST: most entries wanted */
     uint64_t checksum;   /* PUT */
     uint64_t generation; /* DELETE: only this one, if it is bad; 0: whatever is there.
-                          * LIST: index of the last row seen plus one; 0: begin */
+                          * LIST: index of the last row seen; 0: begin */
     uint64_t address;    /* REMOTE */
     uint32_t rkey;       /* REMOTE */
     uint32_t lease_ms;   /* STAT */

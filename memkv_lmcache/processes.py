@@ -37,6 +37,10 @@ _START_S = 20.0
 _END_S = 10.0
 
 
+class WorkerFailed(RuntimeError):
+    """A process of ours did not do its part; the text ends with what it said."""
+
+
 class Worker:
     """A Python module of ours as a process; it sends JSON texts, see :func:`report_to`.
 
@@ -67,7 +71,7 @@ class Worker:
     def receive(self, timeout: float) -> dict[str, Any]:
         """The next JSON object that the process sends.
 
-        RuntimeError: it ended, or said nothing for so long; with the end of its log.
+        WorkerFailed: it ended, or said nothing for so long; with the end of its log.
         """
         pipe = self._process.stdout
         assert pipe is not None  # noqa: S101 it was asked for
@@ -97,9 +101,9 @@ class Worker:
         if self._process.wait(_END_S) != 0:
             raise self._failure(f"ended with exit code {self._process.returncode}")
 
-    def _failure(self, what: str) -> RuntimeError:
+    def _failure(self, what: str) -> WorkerFailed:
         said = self._log.read_text("utf-8", "replace").strip()[-2000:]
-        return RuntimeError(f"{self.name}: {what}" + (f"\n{said}" if said else ""))
+        return WorkerFailed(f"{self.name}: {what}" + (f"\n{said}" if said else ""))
 
     def __enter__(self) -> Self:
         return self
