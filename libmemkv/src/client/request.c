@@ -54,20 +54,28 @@ static mkv_request item_of(const mkv_batch *batch, uint32_t index, uint8_t kind)
     return item;
 }
 
-/* How many ops from the head of the queue make the next request. */
-static uint32_t cut(const mkv_lane *lane, uint8_t *kind)
+/* How many ops from the head of the queue make the next request; their payloads go all
+ * the same way. */
+static uint32_t cut(const mkv_lane *lane, uint8_t *kind, bool *is_remote)
 {
     const mkv_batch *batch = lane->share->batch;
     mkv_request *items = lane->conn->items;
     uint32_t max_table = lane->conn->session.peer.max_table;
     uint32_t op = lane->share->queues[lane->conn->is_control].head, n = 0;
     uint64_t table = 0, payload = 0;
+    bool is_payload = !lane->conn->is_control;
     *kind = kind_of(batch, op);
+    *is_remote = false;
     uint64_t most = *kind == MKV_PUT ? PUT_PAYLOAD : MKV_MAX_BATCH;
     for (; op != MKV_NO_OP && n < MKV_MAX_ITEMS; op = batch->slots[op].next, n++) {
         if (kind_of(batch, op) != *kind)
             break;
         mkv_request item = item_of(batch, op, *kind);
+        bool goes_remote = is_payload && mkv_remote_address(lane, op, &item);
+        if (n == 0)
+            *is_remote = goes_remote;
+        else if (goes_remote != *is_remote)
+            break;
         table += MKV_REQUEST_ROW + item.key_len;
         table += *kind == MKV_PUT ? item.header_len : 0;
         payload += item.length;
@@ -87,27 +95,34 @@ static void sum_values(const mkv_lane *lane, const mkv_sent *sent)
         uint64_t seed = mkv_checksum_seed(self->label, self->label_len, op->key,
                                           op->key_len, op->header, op->header_len);
         items[i].checksum = mkv_checksum(seed, op->data, op->data_len);
+        if (sent->is_remote)
+            continue;
         sent->out.body[i].iov_base = op->data;
         sent->out.body[i].iov_len = op->data_len;
     }
 }
 
-/* One block: the node, its control bytes, its iovecs, and what its items are. */
-static mkv_sent *make_sent(uint8_t kind, uint32_t n, size_t table_len)
+/* One block: the node, its control bytes, its landings or iovecs, and what its items
+ * are. */
+static mkv_sent *make_sent(uint8_t kind, bool is_remote, uint32_t n, size_t table_len)
 {
-    size_t n_body = kind == MKV_PUT ? n : 0;
+    size_t n_body = kind == MKV_PUT && !is_remote ? n : 0;
+    size_t n_landings = kind == MKV_GET && is_remote ? n : 0;
     size_t control = (MKV_PREFIX_LEN + table_len + 15) & ~(size_t)15;
     mkv_sent *sent = malloc(sizeof *sent + control + n_body * sizeof(struct iovec) +
+                            n_landings * sizeof(mkv_landing) +
                             n * (sizeof *sent->ops + sizeof *sent->has_reply));
     if (sent == NULL)
         return NULL;
     memset(sent, 0, sizeof *sent);
     sent->kind = kind;
+    sent->is_remote = is_remote;
     sent->n = n;
     sent->out.control = (uint8_t *)(sent + 1);
     sent->out.body = (struct iovec *)(void *)(sent->out.control + control);
     sent->out.n_body = n_body;
-    sent->ops = (uint32_t *)(void *)(sent->out.body + n_body);
+    sent->landings = (mkv_landing *)(void *)(sent->out.body + n_body);
+    sent->ops = (uint32_t *)(void *)(sent->landings + n_landings);
     sent->has_reply = (bool *)(sent->ops + n);
     memset(sent->has_reply, 0, n * sizeof *sent->has_reply);
     return sent;
@@ -149,9 +164,10 @@ int mkv_request_send(mkv_lane *lane)
     mkv_batch *batch = lane->share->batch;
     mkv_queue *queue = &lane->share->queues[lane->conn->is_control];
     uint8_t kind;
-    uint32_t n = cut(lane, &kind);
+    bool is_remote;
+    uint32_t n = cut(lane, &kind, &is_remote);
     size_t table_len = mkv_requests_size(kind, lane->conn->items, n);
-    mkv_sent *sent = make_sent(kind, n, table_len);
+    mkv_sent *sent = make_sent(kind, is_remote, n, table_len);
     if (sent == NULL)
         return MEMKV_ERR_NO_MEMORY;
     uint32_t op = queue->head;
