@@ -37,7 +37,7 @@ typedef struct mkv_sent {
     uint32_t *ops;  /* of the items */
     bool *has_reply; /* of the items */
 
-    bool is_remote; /* its payload goes by RDMA.  A GET's then: */
+    bool is_remote;        /* its payload goes by RDMA.  A GET's then: */
     uint32_t n_frames;     /* with remote rows that are in */
     uint32_t n_immediates; /* that are in */
     uint32_t n_landings, n_landed;

@@ -80,7 +80,8 @@ static void repair(mkv_lane *lane, const mkv_landing *landing)
 static void count_bytes(mkv_lane *lane, bool is_remote, mkv_counter counter, uint64_t n)
 {
     mkv_peer_count(lane->share->peer, counter, n);
-    mkv_peer_count(lane->share->peer, is_remote ? MKV_BYTES_REMOTE : MKV_BYTES_INLINE, n);
+    mkv_peer_count(lane->share->peer, is_remote ? MKV_BYTES_REMOTE : MKV_BYTES_INLINE,
+                   n);
 }
 
 void mkv_lane_landed(mkv_lane *lane, const mkv_landing *landing, uint64_t sum)

@@ -228,7 +228,8 @@ static void describe_link(const mkv_peer *peer, char *text, size_t cap)
     char why[sizeof peer->rdma.trouble.text] = "";
     int health = atomic_load(&peer->rdma.health);
     text[0] = '\0';
-    if (peer->config->transport == MEMKV_TRANSPORT_TCP || !atomic_load(&regions->is_tried))
+    if (peer->config->transport == MEMKV_TRANSPORT_TCP ||
+        !atomic_load(&regions->is_tried))
         return;
     mkv_regions_describe(regions, why, sizeof why);
     if (mkv_regions_rdma(regions) == NULL)
@@ -238,8 +239,8 @@ static void describe_link(const mkv_peer *peer, char *text, size_t cap)
     else if (health == MKV_DOWN)
         snprintf(text, cap, "%s: %s", stream, peer->rdma.trouble.text);
     else if (health == MKV_UP)
-        snprintf(text, cap, "rdma %s%s%s", peer->link_text, why[0] != '\0' ? ", but " : "",
-                 why);
+        snprintf(text, cap, "rdma %s%s%s", peer->link_text,
+                 why[0] != '\0' ? ", but " : "", why);
 }
 
 void mkv_peer_describe(mkv_peer *peer, char *text, size_t cap)
@@ -284,8 +285,8 @@ static void link_up(mkv_peer *peer, mkv_conn *conn)
 {
     mkv_rdma *rdma = mkv_regions_rdma(peer->config->regions);
     int64_t now = mkv_now_ns(), patience = peer->config->connect_timeout_ms;
-    bool has_rdma = !conn->was_open ||
-                    (conn->session.peer.features & MKV_FEATURE_RDMA) != 0;
+    bool has_rdma =
+        !conn->was_open || (conn->session.peer.features & MKV_FEATURE_RDMA) != 0;
     if (rdma == NULL || !has_rdma || conn->is_control || conn->link != NULL ||
         conn->is_attaching)
         return;

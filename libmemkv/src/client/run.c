@@ -342,7 +342,8 @@ static bool hear_links(mkv_batch *batch, bool is_tired)
 }
 
 /* A short spin, then sleep, until something can move, the deadline or the stop. */
-static void wait_for(mkv_batch *batch, struct pollfd *fds, nfds_t n, int64_t deadline_ns)
+static void wait_for(mkv_batch *batch, struct pollfd *fds, nfds_t n,
+                     int64_t deadline_ns)
 {
     int64_t start = mkv_now_ns(), now = start;
     while (now < deadline_ns && now - start < SPIN_NS) {
@@ -382,8 +383,8 @@ static int turn(mkv_batch *batch, const memkv_client *client)
     for (mkv_lane *lane = batch->lanes; lane != NULL; lane = lane->next) {
         const mkv_conn *conn = lane->conn;
         fds[n++] = (struct pollfd){.fd = conn->fd, .events = mkv_conn_events(conn)};
-        fds[n++] = (struct pollfd){.fd = conn->link != NULL ? mkv_link_fd(conn->link) : -1,
-                                   .events = POLLIN};
+        fds[n++] = (struct pollfd){
+            .fd = conn->link != NULL ? mkv_link_fd(conn->link) : -1, .events = POLLIN};
     }
     wait_for(batch, fds, n, next_deadline(batch));
     if (fds[1].revents != 0) {
