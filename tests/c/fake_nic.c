@@ -13,11 +13,13 @@ fake_nic nic = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITI
 
 /* ---- completions --------------------------------------------------------------------- */
 
-void fake_complete(fake_qp *qp, const struct ibv_wc *wc, uint64_t number, bool is_receive)
+void fake_complete(fake_qp *qp, const struct ibv_wc *wc, uint64_t number,
+                   bool is_receive)
 {
     fake_cq *cq = (fake_cq *)(is_receive ? qp->base.recv_cq : qp->base.send_cq);
     if (cq->n == cq->base.cqe) {
-        fprintf(stderr, "fake verbs: completion queue of %d is overrun\n", cq->base.cqe);
+        fprintf(stderr, "fake verbs: completion queue of %d is overrun\n",
+                cq->base.cqe);
         abort();
     }
     fake_completion *entry = &cq->entries[(cq->first + cq->n++) % cq->base.cqe];
@@ -85,11 +87,12 @@ static fake_qp *find_peer(const fake_qp *qp)
     if (peer == NULL || peer->is_dying || peer->gid == NULL ||
         (peer->base.state != IBV_QPS_RTR && peer->base.state != IBV_QPS_RTS))
         return NULL;
-    const bool fits = peer->attr.dest_qp_num == qp->base.qp_num &&
-                      peer->attr.rq_psn == qp->attr.sq_psn &&
-                      peer->attr.path_mtu == qp->attr.path_mtu &&
-                      peer->attr.max_dest_rd_atomic >= qp->attr.max_rd_atomic &&
-                      memcmp(peer->gid, &qp->attr.ah_attr.grh.dgid, sizeof(*peer->gid)) == 0;
+    const bool fits =
+        peer->attr.dest_qp_num == qp->base.qp_num &&
+        peer->attr.rq_psn == qp->attr.sq_psn &&
+        peer->attr.path_mtu == qp->attr.path_mtu &&
+        peer->attr.max_dest_rd_atomic >= qp->attr.max_rd_atomic &&
+        memcmp(peer->gid, &qp->attr.ah_attr.grh.dgid, sizeof(*peer->gid)) == 0;
     return fits ? peer : NULL;
 }
 
@@ -108,15 +111,17 @@ static bool may_touch(const struct ibv_pd *pd, uint32_t key, uint64_t addr, size
 
 static void pause_for(long us)
 {
-    const struct timespec span = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
+    const struct timespec span = {.tv_sec = us / 1000000,
+                                  .tv_nsec = us % 1000000 * 1000};
     pthread_mutex_unlock(&nic.lock);
     nanosleep(&span, NULL);
     pthread_mutex_lock(&nic.lock);
 }
 
 /* One piece of memory, checked when it is touched. */
-static enum ibv_wc_status copy(const fake_qp *qp, const fake_qp *peer, const fake_send *send,
-                               uint64_t near, uint32_t lkey, uint64_t far, size_t len)
+static enum ibv_wc_status copy(const fake_qp *qp, const fake_qp *peer,
+                               const fake_send *send, uint64_t near, uint32_t lkey,
+                               uint64_t far, size_t len)
 {
     const bool is_read = send->wr.opcode == IBV_WR_RDMA_READ;
     const int access = is_read ? IBV_ACCESS_REMOTE_READ : IBV_ACCESS_REMOTE_WRITE;
@@ -134,7 +139,8 @@ static enum ibv_wc_status copy(const fake_qp *qp, const fake_qp *peer, const fak
 }
 
 /* What is on its way still lands when the far end goes to ERROR; not when it dies. */
-static enum ibv_wc_status move(const fake_qp *qp, const fake_qp *peer, const fake_send *send)
+static enum ibv_wc_status move(const fake_qp *qp, const fake_qp *peer,
+                               const fake_send *send)
 {
     uint64_t far = send->wr.wr.rdma.remote_addr;
     for (int i = 0; i < send->wr.num_sge; i++) {

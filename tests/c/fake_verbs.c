@@ -116,7 +116,8 @@ static int run_script(const char *commands)
 static void run_first_script(void)
 {
     const char *wanted = getenv("FAKE_VERBS");
-    if (run_script(DEFAULT_DEVICES) != 0 || (wanted != NULL && run_script(wanted) != 0)) {
+    if (run_script(DEFAULT_DEVICES) != 0 ||
+        (wanted != NULL && run_script(wanted) != 0)) {
         fprintf(stderr, "fake verbs: FAKE_VERBS is no script\n");
         abort();
     }
@@ -207,7 +208,8 @@ static int notify_cq(struct ibv_cq *base, int solicited_only)
     return 0;
 }
 
-static int post_send(struct ibv_qp *base, struct ibv_send_wr *wr, struct ibv_send_wr **bad)
+static int post_send(struct ibv_qp *base, struct ibv_send_wr *wr,
+                     struct ibv_send_wr **bad)
 {
     fake_qp *qp = (fake_qp *)base;
     int why = fake_is_refused("post_send") ? ENOMEM : 0;
@@ -232,7 +234,8 @@ static int post_send(struct ibv_qp *base, struct ibv_send_wr *wr, struct ibv_sen
     return why;
 }
 
-static int post_recv(struct ibv_qp *base, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad)
+static int post_recv(struct ibv_qp *base, struct ibv_recv_wr *wr,
+                     struct ibv_recv_wr **bad)
 {
     fake_qp *qp = (fake_qp *)base;
     int why = 0;
@@ -312,7 +315,8 @@ EXPORTED int ibv_query_port(struct ibv_context *context, uint8_t number,
     attr->active_mtu = IBV_MTU_4096;
     attr->gid_tbl_len = GIDS_OF_A_PORT;
     attr->lid = device->lid;
-    attr->link_layer = device->is_ib ? IBV_LINK_LAYER_INFINIBAND : IBV_LINK_LAYER_ETHERNET;
+    attr->link_layer =
+        device->is_ib ? IBV_LINK_LAYER_INFINIBAND : IBV_LINK_LAYER_ETHERNET;
     return 0;
 }
 
@@ -323,7 +327,8 @@ EXPORTED ssize_t _ibv_query_gid_table(struct ibv_context *context,
 {
     const fake_device *device = (const fake_device *)context->device;
     const int each = device->is_ib ? 1 : 2;
-    if (flags != 0 || entry_size != sizeof(*entries) || cap < (size_t)(device->n_gids * each))
+    if (flags != 0 || entry_size != sizeof(*entries) ||
+        cap < (size_t)(device->n_gids * each))
         return -EINVAL;
     for (int i = 0; i < device->n_gids * each; i++)
         entries[i] = (struct ibv_gid_entry){
@@ -355,7 +360,8 @@ EXPORTED int ibv_dealloc_pd(struct ibv_pd *pd)
     return 0;
 }
 
-EXPORTED struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t len, int access)
+EXPORTED struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t len,
+                                   int access)
 {
     static uint32_t last_key = 0x1000;
     if (fake_is_refused("reg_mr"))

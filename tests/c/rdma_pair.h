@@ -7,10 +7,9 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "check.h"
+#include "ends.h"
 #include "net/clock.h"
 #include "net/rdma.h"
 
@@ -18,14 +17,24 @@
 #define RECEIVES 8
 #define WAIT_MS 20000
 
+/* A call that gets &why for its error. */
+static memkv_error why;
 #define CHECK_OK(call)                                                                 \
     do {                                                                               \
-        memkv_error err_ = {0}, *err = &err_;                                          \
         if ((call) != MEMKV_OK) {                                                      \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, err->text);  \
+            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, why.text);   \
             exit(1);                                                                   \
         }                                                                              \
     } while (0)
+
+static const char *const *pair_addresses; /* see ends.h */
+
+typedef struct arrivals { /* of one end, not yet asked for */
+    size_t first;
+    size_t n;
+    int status; /* of the last poll */
+    mkv_arrival all[32];
+} arrivals;
 
 typedef struct pair {
     mkv_rdma *rdma[2]; /* client, server: each its own, as in two processes */
@@ -34,17 +43,19 @@ typedef struct pair {
     int sockets[2];
     mkv_link *client;
     mkv_link *server;
+    arrivals at_client;
+    arrivals at_server;
 } pair;
 
 static inline void pair_connect(pair *p)
 {
     mkv_rdma_params client, server;
-    CHECK_OK(mkv_link_open(p->rdma[0], p->sockets[0], NULL, RECEIVES, &p->client, &client,
-                           err));
+    CHECK_OK(mkv_link_open(p->rdma[0], p->sockets[0], NULL, RECEIVES, &p->client,
+                           &client, &why));
     CHECK_OK(mkv_link_open(p->rdma[1], p->sockets[1], &client, 0, &p->server, &server,
-                           err));
-    CHECK_OK(mkv_link_connect(p->server, &client, err));
-    CHECK_OK(mkv_link_connect(p->client, &server, err));
+                           &why));
+    CHECK_OK(mkv_link_connect(p->server, &client, &why));
+    CHECK_OK(mkv_link_connect(p->client, &server, &why));
 }
 
 static inline void pair_disconnect(pair *p)
@@ -52,19 +63,20 @@ static inline void pair_disconnect(pair *p)
     mkv_link_close(p->client);
     mkv_link_close(p->server);
     p->client = p->server = NULL;
+    p->at_client = p->at_server = (arrivals){.n = 0};
 }
 
 static inline pair pair_open(const char *library)
 {
     pair p = {.client = NULL};
-    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, p.sockets), 0);
+    ends_connect(pair_addresses, p.sockets);
     for (int i = 0; i < 2; i++) {
-        CHECK_OK(mkv_rdma_open(library, NULL, &p.rdma[i], err));
+        CHECK_OK(mkv_rdma_open(library, NULL, &p.rdma[i], &why));
         p.bytes[i] = mmap(NULL, ARENA, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         CHECK(p.bytes[i] != MAP_FAILED);
         CHECK_OK(mkv_memory_register(p.rdma[i], p.bytes[i], ARENA, i == 0, &p.memory[i],
-                                     err));
+                                     &why));
     }
     pair_connect(&p);
     return p;
@@ -82,8 +94,9 @@ static inline void pair_close(pair *p)
 }
 
 /* A WRITE of `iov` of the server's memory to `at` of the client's, or a READ from there. */
-static inline int pair_move(pair *p, bool is_read, const struct iovec *iov, size_t n_iov,
-                            size_t at, uint32_t immediate, uint64_t done_id)
+static inline int pair_move(pair *p, bool is_read, const struct iovec *iov,
+                            size_t n_iov, size_t at, uint32_t immediate,
+                            uint64_t done_id)
 {
     const mkv_transfer transfer = {
         .is_read = is_read,
@@ -105,46 +118,77 @@ static inline int pair_write(pair *p, size_t from, size_t len, size_t to, uint32
     return pair_move(p, false, &iov, 1, to, id, id);
 }
 
-/* The next arrival of a link, waited for as libmemkv does: poll, arm, poll, sleep. */
-static inline int next_arrival(mkv_link *link, mkv_arrival *out)
+/* False if nothing came. */
+static inline bool take_arrivals(mkv_link *link, arrivals *out)
 {
-    const int64_t deadline = mkv_now_ns() + WAIT_MS * MKV_NS_PER_MS;
-    for (;;) {
-        size_t n;
-        int status = mkv_link_poll(link, out, 1, &n);
-        if (status != MEMKV_OK || n == 1)
-            return status;
-        CHECK_EQ(mkv_link_arm(link), MEMKV_OK);
-        status = mkv_link_poll(link, out, 1, &n);
-        if (status != MEMKV_OK || n == 1)
-            return status;
-        struct pollfd fd = {.fd = mkv_link_fd(link), .events = POLLIN};
-        CHECK(mkv_now_ns() < deadline);
-        if (poll(&fd, 1, WAIT_MS) != 1) abort();
-    }
+    size_t n = 0;
+    if (link == NULL || out->status != MEMKV_OK)
+        return false;
+    if (out->first == out->n)
+        out->first = out->n = 0;
+    out->status = mkv_link_poll(link, out->all + out->n,
+                                sizeof(out->all) / sizeof(out->all[0]) - out->n, &n);
+    out->n += n;
+    return n > 0 || out->status != MEMKV_OK;
 }
 
-static inline void expect_transferred(mkv_link *link, uint64_t done_id, int status)
+/* Serves both ends until one of `wanted` is there: poll, arm, poll, sleep. */
+static inline int next_arrival(pair *p, arrivals *wanted, mkv_arrival *out)
+{
+    const int64_t deadline = mkv_now_ns() + WAIT_MS * MKV_NS_PER_MS;
+    bool is_armed = false;
+    while (wanted->first == wanted->n && wanted->status == MEMKV_OK) {
+        bool came = take_arrivals(p->client, &p->at_client);
+        came |= take_arrivals(p->server, &p->at_server);
+        if (came || !is_armed) {
+            is_armed = !came;
+            if (is_armed && p->client != NULL)
+                CHECK_EQ(mkv_link_arm(p->client), MEMKV_OK);
+            if (is_armed && p->server != NULL)
+                CHECK_EQ(mkv_link_arm(p->server), MEMKV_OK);
+            continue;
+        }
+        struct pollfd fds[] = {
+            {.fd = p->client != NULL ? mkv_link_fd(p->client) : -1, .events = POLLIN},
+            {.fd = p->server != NULL ? mkv_link_fd(p->server) : -1, .events = POLLIN}};
+        CHECK(mkv_now_ns() < deadline);
+        CHECK(poll(fds, 2, WAIT_MS) > 0);
+        is_armed = false;
+    }
+    if (wanted->first == wanted->n)
+        return wanted->status;
+    *out = wanted->all[wanted->first++];
+    return MEMKV_OK;
+}
+
+static inline void expect_transferred(pair *p, uint64_t done_id, int status)
 {
     mkv_arrival arrival;
-    CHECK_EQ(next_arrival(link, &arrival), MEMKV_OK);
+    CHECK_EQ(next_arrival(p, &p->at_server, &arrival), MEMKV_OK);
     CHECK_EQ(arrival.what, MKV_TRANSFERRED);
     CHECK_EQ(arrival.done_id, done_id);
     CHECK_EQ(arrival.status, status);
 }
 
-static inline void expect_immediate(mkv_link *link, uint32_t immediate)
+static inline void expect_immediate(pair *p, uint32_t immediate)
 {
     mkv_arrival arrival;
-    CHECK_EQ(next_arrival(link, &arrival), MEMKV_OK);
+    CHECK_EQ(next_arrival(p, &p->at_client, &arrival), MEMKV_OK);
     CHECK_EQ(arrival.what, MKV_IMMEDIATE);
     CHECK_EQ(arrival.immediate, immediate);
 }
 
-static inline void expect_broken(mkv_link *link)
+/* Transfers 0 to n: those before the bad one may have gone well. */
+static inline void expect_flushed(pair *p, uint32_t first_bad, uint32_t n)
 {
     mkv_arrival arrival;
-    CHECK_EQ(next_arrival(link, &arrival), MEMKV_ERR_DISCONNECTED);
+    for (uint32_t i = 0; i < n; i++) {
+        CHECK_EQ(next_arrival(p, &p->at_server, &arrival), MEMKV_OK);
+        CHECK_EQ(arrival.what, MKV_TRANSFERRED);
+        CHECK_EQ(arrival.done_id, i);
+        CHECK(arrival.status == MEMKV_ERR_DISCONNECTED || i < first_bad);
+    }
+    CHECK_EQ(next_arrival(p, &p->at_server, &arrival), MEMKV_ERR_DISCONNECTED);
 }
 
 /* Fast, of fixed seed (xorshift64). */
@@ -168,6 +212,11 @@ static inline void random_bytes(uint8_t *bytes, size_t len)
         uint64_t word = random_u64();
         memcpy(bytes + at, &word, len - at < sizeof(word) ? len - at : sizeof(word));
     }
+}
+
+static inline bool is_all(const uint8_t *bytes, size_t len, uint8_t value)
+{
+    return len == 0 || (bytes[0] == value && memcmp(bytes, bytes + 1, len - 1) == 0);
 }
 
 #endif

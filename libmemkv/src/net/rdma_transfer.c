@@ -192,7 +192,9 @@ static bool report(mkv_link *link, mkv_arrival *out)
     if (over == NULL)
         return false;
     const bool is_good = over->is_posted && over->last <= link->good;
-    if (!is_good && (!link->is_broken || over->last > link->retired))
+    /* What a device refused to take has a number beyond `posted`. */
+    const uint64_t last = over->last < link->posted ? over->last : link->posted;
+    if (!is_good && (!link->is_broken || last > link->retired))
         return false;
     *out = (mkv_arrival){
         .what = MKV_TRANSFERRED,
