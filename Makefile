@@ -17,7 +17,7 @@ setup := @sh scripts/setup.sh
 bin := .venv/bin
 c_files = $(shell find libmemkv tests examples benchmarks -name '*.[ch]' 2>/dev/null)
 
-.PHONY: help build test test-c test-python demo bench lint format asan tsan fuzz clean
+.PHONY: help build test test-c test-python test-rdma demo bench lint format asan tsan fuzz clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
@@ -43,6 +43,12 @@ test-c: ## the C library's tests
 test-python: ## the Python tests, those of the wire and of LMCache included
 	$(setup) system package dev engine
 	@$(bin)/pytest $(PYTEST_FLAGS)
+
+test-rdma: ## RDMA on real verbs, in a virtual machine that has software devices
+	$(setup) system machine
+	@cmake -S . -B build/c -G Ninja -DMEMKV_WITH_RDMA=ON $(CMAKE_FLAGS)
+	@cmake --build build/c
+	@tests/vm/run --pair -- tests/vm/suite
 
 fuzz: ## the property tests with 100,000 examples each
 	$(setup) system package dev

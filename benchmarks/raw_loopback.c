@@ -28,9 +28,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define WINDOW 2            /* requests in flight, as on a client's connection */
-#define SEND_BUFFER 524288  /* SO_SNDBUF of libmemkv for peers on the same host */
-#define SPIN_NS 30000       /* a client looks that long before it sleeps */
+#define WINDOW 2           /* requests in flight, as on a client's connection */
+#define SEND_BUFFER 524288 /* SO_SNDBUF of libmemkv for peers on the same host */
+#define SPIN_NS 30000      /* a client looks that long before it sleeps */
 #define BUFFER (UINT64_C(128) << 20)
 #define MAX_BATCHES 1000000
 
@@ -57,8 +57,8 @@ static int64_t now_ns(void)
 /* Every page is there before the clock runs. */
 static uint8_t *make_buffer(void)
 {
-    uint8_t *buffer = mmap(NULL, BUFFER, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *buffer =
+        mmap(NULL, BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (buffer == MAP_FAILED)
         die("mmap");
     (void)madvise(buffer, BUFFER, MADV_HUGEPAGE);
@@ -136,6 +136,7 @@ static void serve_one(int fd, uint8_t *buffer)
 {
     channel c = {.fd = fd, .buffer = buffer};
     struct epoll_event event = {.events = EPOLLIN};
+    uint32_t watched = EPOLLIN;
     bool over = false;
 
     int epoll = epoll_create1(0);
@@ -144,8 +145,11 @@ static void serve_one(int fd, uint8_t *buffer)
     while (!over) {
         if (step(&c, &over))
             continue;
-        event.events = has_request(&c) ? EPOLLOUT : EPOLLIN;
-        epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event);
+        uint32_t wanted = has_request(&c) ? EPOLLOUT : EPOLLIN;
+        if (wanted != watched) {
+            event.events = watched = wanted;
+            epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event);
+        }
         epoll_wait(epoll, &event, 1, -1);
     }
     close(epoll);
@@ -237,7 +241,8 @@ static void run_batch(const load *l)
     while (answered < l->parts) {
         bool moved = send_some(l, &part, &at, answered);
         while (answered < part) {
-            struct iovec iov = {l->buffer + place(l, answered) + got, l->reply_len - got};
+            struct iovec iov = {l->buffer + place(l, answered) + got,
+                                l->reply_len - got};
             ssize_t n = move(l->fd, &iov, 1, false);
             if (n < 0)
                 die("receive");
@@ -272,7 +277,8 @@ static int run(char **args)
     double seconds = atof(args[4]);
     int64_t *took = malloc(MAX_BATCHES * sizeof *took);
 
-    if (l.reply_len == 0 || l.request_len > BUFFER || l.reply_len > BUFFER || took == NULL)
+    if (l.reply_len == 0 || l.request_len > BUFFER || l.reply_len > BUFFER ||
+        took == NULL)
         return 2;
     l.buffer = make_buffer();
     l.fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -303,6 +309,7 @@ int main(int argc, char **argv)
         return serve();
     if (argc == 7 && strcmp(argv[1], "run") == 0)
         return run(argv + 2);
-    fprintf(stderr, "usage: raw_loopback serve | run PORT REQUEST REPLY PARTS SECONDS\n");
+    fprintf(stderr,
+            "usage: raw_loopback serve | run PORT REQUEST REPLY PARTS SECONDS\n");
     return 2;
 }

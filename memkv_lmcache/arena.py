@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine's arena must outlive every transfer into it.
 
-LMCache closes its CPU backend, and with it the arena, before it closes the plugins.  So
-whoever moves bytes registers here, and is told to be quiet before the arena goes.  Knows
-the allocator only by its ``close``.
+LMCache closes its CPU backend, and with it the arena, before it closes the plugins.
+So whoever moves bytes registers here, and is told to be quiet before the arena goes.
+Knows the allocator only by its ``close``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """LMCache's in-process storage plugin.
 
-Turns LMCache's calls into batches of the client and gives back what LMCache expects.  On
-the read path nothing of the store ever raises: a failure is a miss, counted with its
-reason.  Which memory a value lands in is ``landing``'s affair, when one is sent ``puts``'.
+Turns LMCache's calls into batches of the client and gives back what LMCache expects.
+On the read path nothing of the store ever raises: a failure is a miss, counted with its
+reason.  Memory is the affair of ``landing``, and when to send that of ``puts``.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from memkv_lmcache.metrics import Counters
 from memkv_lmcache.puts import PutQueue, PutTask
 from memkv_lmcache.startup import (
     plugin_settings,
+    reads_rank0,
     sees_whole_prefixes,
     warn_about_keys,
 )
@@ -61,8 +62,8 @@ class LayerLost(RuntimeError):
 class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # untyped
     """The fleet as one of LMCache's storage backends.  Any thread may use it.
 
-    Made by LMCache with keywords.  It dials nobody and allocates nothing: a fleet that is
-    down makes misses, not a failed start.
+    Made by LMCache with keywords.  It waits for nobody and allocates nothing: a fleet
+    that is down makes misses, not a failed start.
     """
 
     def __init__(
@@ -92,9 +93,11 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
 
     def _open(self, settings: ClientConfig) -> None:
         self._settings = settings
-        patience = getattr(self.config, "blocking_timeout_secs", settings.load_timeout_s)
+        patience = getattr(
+            self.config, "blocking_timeout_secs", settings.load_timeout_s
+        )
         self._load_timeout = min(float(patience), settings.load_timeout_s)
-        self._reads_rank0 = _reads_rank0(self.config, self.metadata)
+        self._reads_rank0 = reads_rank0(self.config, self.metadata)
         self._whole_prefixes = sees_whole_prefixes(self.config)
         layouts = Layouts(self.metadata, self.config)
         self._depths = Depths()
@@ -157,7 +160,7 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
         self, lookup_id: str, keys: list[Any], pin: bool = False
     ) -> int:
         found: int = await wrap_future(
-            self._in_background(lambda: self._lookup(keys, pin))
+            self._background.call(lambda: self._lookup(keys, pin))
         )
         return found
 
@@ -179,7 +182,8 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
         """Does nothing: no state is kept per request."""
 
     def _lookup(self, keys: Sequence[Any], pin: bool) -> int:
-        if self._refuses(keys):
+        if self._layers_are_off(keys):
+            self.counters.miss("layerwise_disabled")
             return 0
         hot = getattr(self.local_cpu_backend, "use_hot", False)
         layered = _layered(keys)
@@ -191,11 +195,8 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
             whole=pin and not layered and not hot and self._whole_prefixes,
         )
 
-    def _refuses(self, keys: Sequence[Any]) -> bool:
-        if not _layered(keys) or self._settings.layerwise:
-            return False
-        self.counters.miss("layerwise_disabled")
-        return True
+    def _layers_are_off(self, keys: Sequence[Any]) -> bool:
+        return _layered(keys) and not self._settings.layerwise
 
     # ---- gets ------------------------------------------------------------------------
 
@@ -230,11 +231,13 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
 
     def get_non_blocking(self, key: Any, location: str | None = None) -> Any:
         """A future of what ``get_blocking`` returns."""
-        return self._in_background(lambda: self.get_blocking(key))
+        return self._background.call(lambda: self.get_blocking(key))
 
     def _load(self, keys: Sequence[Any]) -> Load:
-        wanted = () if self._refuses(keys) else keys
-        wire_keys = [self._wire_key(key) for key in wanted]
+        if self._layers_are_off(keys):
+            self.counters.miss("layerwise_disabled")
+            keys = ()
+        wire_keys = [self._wire_key(key) for key in keys]
         return self._loads.start(wire_keys, _layered(keys), self._load_timeout)
 
     def _note_landed(self, count: int, size: int) -> None:
@@ -254,7 +257,7 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
         Each future tells whether the fleet has the value; ``on_complete_callback`` is
         called for the keys that it has.
         """
-        if self._reads_rank0 or self._refuses(keys):
+        if self._reads_rank0 or self._layers_are_off(keys):
             return None
         try:
             pairs = [
@@ -285,7 +288,7 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
         return self.batched_remove([key], force) == 1
 
     def batched_remove(self, keys: list[Any], force: bool = True) -> int:
-        """Deletes ``keys`` on the servers, for everybody; returns how many there were."""
+        """Deletes ``keys`` on the servers, for everybody; returns how many it found."""
         try:
             results = self._client.delete_many(
                 [self._wire_key(key) for key in keys], timeout=REMOVE_TIMEOUT
@@ -296,12 +299,14 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
         return sum(result.status == Status.OK for result in results)
 
     def clear(self) -> int:
-        """Empties the namespace on all servers, for everybody, if ``allow_clear`` says so.
+        """Empties the namespace on all servers if ``allow_clear`` is set.
 
         Returns the tokens that were stored there, as far as chunks were full.
         """
         if not self._settings.allow_clear:
-            logger.info("MemKV: not cleared: the fleet is shared and allow_clear is off")
+            logger.info(
+                "MemKV: not cleared: the fleet is shared and allow_clear is off"
+            )
             return 0
         removed = 0
         try:
@@ -343,14 +348,17 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
         return self.local_cpu_backend
 
     def quiesce(self) -> bool:
-        """Sends what is queued, within a bound, and stops.  True: nothing is running."""
+        """Sends what is queued, within a bound, and stops.  True: nothing runs on."""
         with self._quiet:
             self._loads.close()
             self._background.close()
             drained = self._puts.close(DRAIN_TIMEOUT)
             self._client.close()
-            parts = (self._puts, self._loads, self._background)
-            quiet = all(part.wait_idle(QUIET_TIMEOUT) for part in parts)
+            deadline = time.monotonic() + QUIET_TIMEOUT
+            quiet = all(
+                part.wait_idle(max(0.0, deadline - time.monotonic()))
+                for part in (self._puts, self._loads, self._background)
+            )
         if not drained:
             logger.warning("MemKV: puts were still queued at the end and are dropped")
         return quiet
@@ -375,34 +383,9 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
     def _wire_key(self, key: Any) -> bytes:
         return wire_key(self._text(key))
 
-    def _in_background(self, call: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()
-
-        def run() -> None:
-            try:
-                future.set_result(call())
-            except Exception as error:
-                future.set_exception(error)
-
-        if not self._background.submit(run):
-            run()
-        return future
-
 
 def _layered(keys: Sequence[Any]) -> bool:
     return bool(keys) and isinstance(keys[0], LayerCacheEngineKey)
-
-
-def _reads_rank0(config: Any, metadata: Any) -> bool:
-    """Whether rank 0 stores for us: with MLA all ranks hold the same bytes."""
-    return bool(
-        metadata is not None
-        and metadata.use_mla
-        and metadata.world_size > 1
-        and metadata.worker_id != 0
-        and config.get_extra_config_value("remote_enable_mla_worker_id_as0", True)
-    )
 
 
 def _completion(

@@ -145,7 +145,7 @@ class MemKVL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # untyped
     def submit_lookup_and_lock_task(
         self, keys: list[ObjectKey], group_layout_descs: Any = None, *_: Any
     ) -> int:
-        """It is answered within ``lookup_timeout_ms``; what is unknown by then is missed."""
+        """Answered within ``lookup_timeout_ms``; what is unknown by then is missed."""
         task = next(self._ids)
         keys = list(keys)
 

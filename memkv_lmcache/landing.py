@@ -2,9 +2,9 @@
 """Loads values into the engine's own memory, and owns that memory until they are there.
 
 The only module that allocates and releases memory objects.  A worker thread allocates,
-receives, verifies and releases; the engine waits for it no longer than its deadline, and
-what lands after that goes back to the allocator.  A load is a prefix: it ends at the
-first key that fails, for whatever reason.
+receives, verifies and releases; the engine waits for it no longer than its deadline,
+and what lands after that goes back to the allocator.  A load is a prefix: it ends at
+the first key that fails, for whatever reason.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Load:
         return self._abandoned
 
     def deliver(self, objects: list[Any]) -> bool:
-        """The worker's part.  False: nobody waits any more, the objects are released."""
+        """The worker's part.  False: nobody waits any more; they are released."""
         with self._lock:
             if not self._abandoned:
                 self._objects.set_result(objects)
@@ -183,7 +183,7 @@ class Landing:
 
 
 class _Batch:
-    """The memory of one load: a slot a key, each filled at most by one object of ours."""
+    """The memory of one load: a slot a key, each with at most one object of ours."""
 
     def __init__(
         self,
@@ -293,7 +293,7 @@ class _Batch:
             except HeaderError:
                 self._fail(i, "header_mismatch")
                 break
-            # Waiting in the allocator could last for ever, and a batch is all or nothing.
+            # to wait in the allocator could last for ever; a batch is all or nothing
             obj = self._allocator.allocate(shapes, dtypes, fmt, busy_loop=False)
             if obj is None:
                 self._fail(i, "no_memory")

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from memkv_lmcache.client import Client, Result
 from memkv_lmcache.errors import MemKVError, Status, miss_reason
@@ -50,8 +51,8 @@ class Lookups:
     ) -> int:
         """How many of ``keys`` from the first on could be loaded now.  Never raises.
 
-        ``layered``: the keys are of layers; ``pin``: lease what is found; ``whole``: the
-        first key is known to be the first of its prefix.
+        ``layered``: the keys are of layers; ``pin``: lease what is found; ``whole``:
+        the first key is known to be the first of its prefix.
         """
         if not keys:
             return 0
@@ -117,5 +118,5 @@ def _wait(put: Future[bool], deadline: float) -> bool:
     """Waits until a put is over; True: its value is stored."""
     try:
         return put.result(max(0.0, deadline - time.monotonic()))
-    except TimeoutError:
+    except FutureTimeoutError:
         return False

@@ -151,7 +151,7 @@ class PutQueue:
         return batch
 
     def _store(self, batch: list[PutTask]) -> frozenset[bytes]:
-        """Puts what is absent or has another header; returns the keys that are stored."""
+        """Puts what is absent or has another header; returns what is stored now."""
         found = self._client.stat_many(
             [task.key for task in batch], headers=True, timeout=self._timeout
         )

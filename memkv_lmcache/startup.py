@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the storage plugin reads from LMCache's configuration, and what it warns about.
 
-LMCache tells a plugin neither its name nor how keys are hashed.  Imports no lmcache: the
-modules that matter are loaded already where they matter.
+LMCache tells a plugin neither its name nor how keys are hashed.  Imports no lmcache:
+the modules that matter are loaded already where they matter.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _TIERS_IN_FRONT = (
 def plugin_settings(config: Any, class_name: str) -> dict[str, object]:
     """The settings under ``storage_plugin.<name>.`` in ``extra_config``, without it.
 
-    ``<name>`` is the plugin that LMCache loads with our class.  ConfigError: several are,
-    with settings of their own, and nobody tells us which of them we are.
+    ``<name>`` is the plugin that LMCache loads with our class.  ConfigError: several
+    are, with settings of their own, and nobody tells us which of them we are.
     """
     extra = getattr(config, "extra_config", None) or {}
     found = {
@@ -81,6 +81,20 @@ def sees_whole_prefixes(config: Any) -> bool:
         len(plugins) <= 1
         and not extra.get("enable_nixl_storage")
         and not any(getattr(config, tier, None) for tier in _TIERS_IN_FRONT)
+    )
+
+
+def reads_rank0(config: Any, metadata: Any) -> bool:
+    """Whether rank 0 stores for this process: with MLA all ranks hold the same bytes.
+
+    As LMCache's own remote backend decides it, by the same setting.
+    """
+    return bool(
+        metadata is not None
+        and metadata.use_mla
+        and metadata.world_size > 1
+        and metadata.worker_id != 0
+        and config.get_extra_config_value("remote_enable_mla_worker_id_as0", True)
     )
 
 

@@ -29,7 +29,8 @@ _STORABLE = {
     *_CHUNK_TOKENS,
     *_LAYER_TOKENS,
     MemoryFormat.EC_TD,
-    MemoryFormat.HS_TD,
+    # from LMCache 0.5.3 on
+    *(fmt for fmt in MemoryFormat if fmt.name == "HS_TD"),
 }
 
 
@@ -52,7 +53,7 @@ def allocation(
 ) -> tuple[list[torch.Size], list[torch.dtype], MemoryFormat]:
     """What to ask an allocator for: shapes, dtypes and format of the value.
 
-    HeaderError: a value that this torch or this LMCache has no name for, or an empty one.
+    HeaderError: a value that this torch or LMCache has no name for, or an empty one.
     """
     if not header.tensors or not header.length:
         raise HeaderError("the value holds no tensor")
@@ -134,6 +135,7 @@ class Layouts:
             return None  # the layers differ, and a key does not say of which kind it is
         tokens = self._metadata.chunk_size
         width = self._metadata.kv_shape[3] * self._metadata.kv_shape[4]
+        shape: tuple[int, ...]
         if self._metadata.use_mla:
             fmt, shape = MemoryFormat.KV_MLA_FMT, (tokens, width)
         elif self._config.enable_blending:

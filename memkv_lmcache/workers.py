@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A few daemon threads that run calls in the order they came.
 
-Not ``concurrent.futures``: its threads are joined when the interpreter exits, and an
-exit must not wait for a transfer that nobody is interested in any more.
+Not an executor of ``concurrent.futures``: its threads are joined when the interpreter
+exits, and an exit must not wait for a transfer that nobody is interested in any more.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Workers:
@@ -37,6 +41,22 @@ class Workers:
                 self._start_thread()
             self._changed.notify()
         return True
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """A future of ``function()``, called here and now if the workers are closed."""
+        future: Future[T] = Future()
+        # it cannot be cancelled, since nothing would stop the call
+        future.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        if not self.submit(run):
+            run()
+        return future
 
     def close(self) -> None:
         """Takes no more calls; those queued are still run, then the threads end."""

@@ -8,6 +8,7 @@
 #              the extension is rebuilt when a C file has changed
 #     dev      what tests and lint need, into .venv
 #     engine   torch and LMCache, into .venv
+#     machine  qemu and what else tests/vm/run needs, by apt as system
 #
 # PYTHON, TORCH, TORCH_INDEX and LMCACHE come from the Makefile.  All that is said goes to
 # stderr, so that the output of what runs afterwards stays clean.
@@ -21,6 +22,8 @@ venv_python=.venv/bin/python
 stamps=.venv/.setup
 debian_packages="build-essential cmake ninja-build pkg-config libssl-dev libxxhash-dev \
 libibverbs-dev python3-dev python3-venv"
+machine_packages="qemu-system-x86 kmod busybox-static iproute2 libibverbs1 \
+ibverbs-providers perftest"
 
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 2; }
@@ -51,22 +54,33 @@ missing_tools() {
 
 list_of() { echo "$1" | paste -s -d , - | sed 's/,/, /g'; }
 
-system() {
-    missing=$(missing_tools)
+missing_machine() {
+    for tool in qemu-system-x86_64 depmod busybox rdma ib_write_bw; do
+        command -v "$tool" >/dev/null || echo "$tool"
+    done
+    ls /usr/lib/*/libibverbs/librxe-*.so >/dev/null 2>&1 || echo "librxe"
+}
+
+# debian CHECK PACKAGES: CHECK prints what is missing, one a line.
+debian() {
+    missing=$("$1")
     [ -n "$missing" ] || return 0
     if ! command -v apt-get >/dev/null; then
-        die "missing: $(list_of "$missing"). Install what Debian calls: $debian_packages"
+        die "missing: $(list_of "$missing"). Install what Debian calls: $2"
     elif [ "$(id -u)" -ne 0 ]; then
-        die "missing: $(list_of "$missing"). Run as root: apt-get install $debian_packages"
+        die "missing: $(list_of "$missing"). Run as root: apt-get install $2"
     fi
-    say "missing: $(list_of "$missing"). Installing Debian packages: $debian_packages"
-    apt-get update -q >&2
+    say "missing: $(list_of "$missing"). Installing Debian packages: $2"
+    apt-get update -qq
     # shellcheck disable=SC2086 # a list of words
-    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
-        $debian_packages >&2
-    missing=$(missing_tools)
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends \
+        $2 >/dev/null
+    missing=$("$1")
     [ -z "$missing" ] || die "still missing after that: $(list_of "$missing")"
 }
+
+system() { debian missing_tools "$debian_packages"; }
+machine() { debian missing_machine "$machine_packages"; }
 
 python_environment() {
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
@@ -118,10 +132,10 @@ engine() {
     mark_done engine "$engine_key"
 }
 
-[ $# -gt 0 ] || die "usage: scripts/setup.sh system|package|dev|engine..."
+[ $# -gt 0 ] || die "usage: scripts/setup.sh system|package|dev|engine|machine..."
 for step in "$@"; do
     case $step in
-    system | package | dev | engine) "$step" ;;
+    system | package | dev | engine | machine) "$step" ;;
     *) die "no such step: $step" ;;
     esac
 done

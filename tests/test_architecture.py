@@ -34,7 +34,7 @@ PYTHON_LAYERS = (
     "figures tending",
     "client",
     "__init__",
-    "landing processes puts",
+    "erase landing processes puts",
     "l2 lookups",
     "backend bench demo l2_adapter serve",
     "cli",

@@ -19,7 +19,7 @@ def _sizes(value: str, where: str) -> tuple[int, ...]:
     for size in sizes:
         if not 1024 <= size <= MAX_SIZE or size % 1024:
             raise ConfigError(
-                f"{where}: {size} bytes is not to be measured; write multiples of 1 KiB "
+                f"{where}: {size} bytes cannot be measured; write multiples of 1 KiB "
                 f"up to {size_text(MAX_SIZE)}, such as 64KiB,4MiB"
             )
     return sizes

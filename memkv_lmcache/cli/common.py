@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +49,12 @@ def exit_code(error: MemKVError) -> Exit:
     return Exit.ITEM if isinstance(error, RequestError) else Exit.USAGE
 
 
+def _servers(value: str, where: str) -> str:
+    """The text as it is, once it is known to be right."""
+    parse_servers(value, where)
+    return value
+
+
 class Parsed(click.ParamType):  # type: ignore[type-arg]  # older: not generic
     """An option read by one of our own parsers, so that yaml and shell agree."""
 
@@ -70,7 +78,7 @@ _CLIENT_OPTIONS = (
         "--server",
         "servers",
         metavar="ADDRESS,...",
-        type=Parsed("servers", parse_servers),
+        type=Parsed("servers", _servers),
         help="Where the servers are: host:port, [v6]:port, unix:/path, name=host:port "
         "or host-[0-3]:port. Default: MEMKV_SERVERS, else 127.0.0.1:9900.",
     ),
@@ -102,10 +110,11 @@ def with_client(timeout: float) -> Callable[[Callable[..., None]], Callable[...,
         def run(**given: Any) -> None:
             names = ("servers", "namespace", "auth_key")
             settings = {name: given.pop(name) for name in names}
-            if settings["servers"] is not None:
-                settings["servers"] = ["=".join(one) for one in settings["servers"]]
             limit = given.pop("timeout") or timeout
-            with Client(config=load(settings), timeout=limit) as client:
+            # a command is over before anybody could scrape it, and says what is wrong
+            logging.getLogger("memkv_lmcache.tending").setLevel(logging.ERROR)
+            config = dataclasses.replace(load(settings), prometheus_bind=None)
+            with Client(config=config, timeout=limit) as client:
                 command(client, **given)
 
         for option in reversed(_CLIENT_OPTIONS):

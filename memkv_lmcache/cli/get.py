@@ -68,6 +68,7 @@ def _get_to_stream(client: Client, key: bytes, stream: BinaryIO) -> int:
             if found == size:
                 with memoryview(room) as view, view[:size] as value:
                     stream.write(value)
+                stream.flush()
         return found
 
     return _settle(client, key, attempt)

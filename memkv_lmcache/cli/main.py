@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import signal
-import sys
 from collections.abc import Sequence
 
 import click
@@ -77,14 +75,12 @@ memkv.add_command(_start, "start")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command of ``arguments`` (default: the process'), returns its exit code.
 
-    Keeps to a newcomer's shell: what ends a pipe early, or is interrupted, is no error
-    worth a message.
+    A reader that ends a pipe early, or an interruption, is no error worth a message.
     """
     logging.basicConfig(format="memkv: %(message)s", level=logging.WARNING)
     try:
         code = memkv.main(arguments, prog_name="memkv", standalone_mode=False)
-        sys.stdout.flush()
-        # a command returns nothing, but an exit that it asked for comes back as a number
+        # a command returns nothing, but an exit it asked for comes back as a number
         return code or Exit.OK
     except click.ClickException as error:
         return _fail(_usage(error), Exit.USAGE)
@@ -92,10 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.text, exit_code(error))
     except WorkerFailed as error:
         return _fail(str(error), Exit.ITEM)
-    except BrokenPipeError:
-        # what is still buffered has nowhere to go, also not when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", Exit.USAGE)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from memkv_lmcache.cli.common import (
+    SECONDS,
     explain,
     failure,
     json_option,
@@ -24,15 +25,26 @@ from memkv_lmcache.cli.show import (
     shape_header,
     size_text,
 )
+from memkv_lmcache.cli.watch import watch as run_watch
 from memkv_lmcache.client import Client
 from memkv_lmcache.errors import MemKVError, Status, error_for
 
 
 @click.command(short_help="What servers do and hold; what a key has.")
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
+@click.option(
+    "--watch",
+    metavar="[SECONDS]",
+    is_flag=False,
+    flag_value="2",
+    type=SECONDS,
+    help="Look again every so many seconds, 2 if not said; show rates.",
+)
 @with_client(timeout=5)
 @json_option
-def stat(client: Client, keys: tuple[str, ...], as_json: bool) -> None:
+def stat(
+    client: Client, keys: tuple[str, ...], watch: float | None, as_json: bool
+) -> None:
     """Show what the servers do and hold; with KEYs, what is stored under them.
 
     A KEY is text, or hex: and hex digits for one that is no text.
@@ -42,8 +54,13 @@ def stat(client: Client, keys: tuple[str, ...], as_json: bool) -> None:
       memkv stat
       memkv stat --json | jq '.[].get_bytes'
       memkv stat greeting
+      memkv stat --watch
     """
-    if keys:
+    if watch is not None and keys:
+        raise click.UsageError("--watch is of servers: leave the KEYs out")
+    if watch is not None:
+        run_watch(client, watch, as_json)
+    elif keys:
         _stat_keys(client, keys, as_json)
     else:
         _stat_servers(client, as_json)

@@ -29,7 +29,7 @@ class ModelShape:
     dtype: torch.dtype = torch.float16
 
     def kv(self, tokens: int) -> torch.Size:
-        """The shape of a KV tensor as the connector takes it: [2, layers, tokens, d]."""
+        """The shape of a KV tensor as the connector takes it: [2, L, T, D]."""
         width = self.kv_heads * self.head_size
         return torch.Size([2, self.layers, tokens, width])
 

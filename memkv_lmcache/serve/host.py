@@ -66,6 +66,8 @@ def serve(config: ServerConfig, announce: Callable[[Serving], None]) -> None:
         default_ttl_ms=config.default_ttl_s * 1000,
         max_connections=config.max_connections,
     )
+    # threads inherit it: a signal that one of them takes wakes nobody
+    signal.pthread_sigmask(signal.SIG_BLOCK, _END)
     try:
         host = _Host(server, config)
         try:
@@ -108,6 +110,7 @@ class _Host:
         ]
         for worker in workers:
             worker.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _END)
         announce(self._describe())
         self._over.wait()
         self._is_draining = True
@@ -189,8 +192,10 @@ class _Host:
 
 def _beside(wanted: str, bound: str) -> str:
     """Where the HTTP is unless it is said: any port, where the data port is any."""
-    port = 0 if wanted.endswith(":0") else int(bound.rpartition(":")[2] or 0) + 1
-    return OFF if bound.startswith("unix:") else f"127.0.0.1:{port}"
+    if bound.startswith("unix:"):
+        return OFF
+    port = 0 if wanted.endswith(":0") else int(bound.rpartition(":")[2]) + 1
+    return f"127.0.0.1:{port}"
 
 
 def _allow_files(wanted: int) -> None:

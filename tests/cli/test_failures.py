@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,6 @@ def test_what_answers_but_is_no_server_of_ours_is_exit_code_3(tmp_path: Path) ->
     """A web server, say: the line tells what it seems to be not."""
     with socket.create_server(("127.0.0.1", 0)) as web:
         address = f"127.0.0.1:{web.getsockname()[1]}"
-        import threading
 
         def answer() -> None:
             peer, _ = web.accept()
@@ -166,6 +166,7 @@ def test_what_answers_but_is_no_server_of_ours_is_exit_code_3(tmp_path: Path) ->
                 peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10)
                 peer.recv(65536)
 
+        web.settimeout(20)
         thread = threading.Thread(target=answer)
         thread.start()
         done = run("ping", "-s", address, folder=tmp_path)

@@ -7,9 +7,9 @@ import mmap
 
 import pytest
 from rich.console import Console
+from support import wait_until
 
 from memkv_lmcache.cli import progress
-from support import wait_until
 
 
 def a_console(*, terminal: bool) -> tuple[Console, io.StringIO]:

@@ -22,7 +22,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch
     from lmcache.v1.distributed.api import MemoryLayoutDesc, ObjectKey
-    from lmcache.v1.distributed.l2_adapters import base as _loads_all  # noqa: F401
+    from lmcache.v1.distributed.l2_adapters.factory import ensure_adapter_loaded
+    from lmcache.v1.distributed.storage_manager import StorageManager  # noqa: F401
     from lmcache.v1.memory_management import (
         MemoryFormat,
         MemoryObjMetadata,
@@ -30,6 +31,9 @@ with warnings.catch_warnings():
     )
 
     from memkv_lmcache.l2_adapter import MemKVL2Adapter
+
+    for name in ("plugin", "fault_inject", "mock"):
+        ensure_adapter_loaded(name)
 
 from client.serving import MIB, served
 

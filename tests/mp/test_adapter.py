@@ -163,7 +163,7 @@ def test_a_store_of_what_is_there_moves_nothing(make: Make) -> None:
 
 
 def test_a_store_fails_if_one_object_is_not_stored(control: Controller) -> None:
-    """A value that no server takes fails its task; the others are there all the same."""
+    """A value that no server takes fails its task; the others are stored."""
     keys = make_keys(3)
     objects = make_objects(3, seed=1)
     # over a quarter of the server's memory
@@ -346,9 +346,7 @@ def test_all_objects_can_be_listed_page_by_page(make: Make) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "x", "0", "1-0", "-1-0", f"0-{2**64}"])
-def test_a_listing_takes_its_own_tokens_only(
-    control: Controller, token: str
-) -> None:
+def test_a_listing_takes_its_own_tokens_only(control: Controller, token: str) -> None:
     """Anything else is a ValueError, as LMCache wants it."""
     with pytest.raises(ValueError, match="token"):
         control.adapter.list_l2_keys(cursor=token or "nothing")

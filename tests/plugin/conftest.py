@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import threading
 import warnings
@@ -22,12 +24,13 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch
     from lmcache.utils import CacheEngineKey
+    from lmcache.v1.cache_engine import LMCacheEngineBuilder
     from lmcache.v1.metadata import LMCacheMetadata
     from lmcache.v1.storage_backend.local_cpu_backend import LocalCPUBackend
 
     from memkv_lmcache import backend as backend_module
     from memkv_lmcache.backend import MemKVStorageBackend
-    from memkv_lmcache.demo.engine import ModelShape, engine_config
+    from memkv_lmcache.demo.engine import ModelShape, build_engine, engine_config
 
 from .fake import Fleet
 
@@ -35,15 +38,15 @@ HERE = Path(__file__).parent
 
 CHUNK = 16
 MODEL = ModelShape(name="org/model")
+TOKENS = list(range(70))
+FULL = 64  # of them in whole chunks
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """LMCache's modules, loaded when first used, set up logging in a deprecated way."""
     for item in items:
         if HERE in item.path.parents:
-            item.add_marker(
-                pytest.mark.filterwarnings("ignore:.*LoggingHandler.*")
-            )
+            item.add_marker(pytest.mark.filterwarnings("ignore:.*LoggingHandler.*"))
 
 
 def make_key(chunk: int, model: str = MODEL.name, worker: int = 0) -> CacheEngineKey:
@@ -156,6 +159,49 @@ def store(plugin: MemKVStorageBackend, keys: list[Any], objects: list[Any]) -> N
     futures = plugin.batched_submit_put_task(keys, objects)
     assert futures is not None
     assert all(future.result(10) for future in futures)
+
+
+Build = Callable[..., Any]
+
+_instances = itertools.count()
+
+
+@contextlib.contextmanager
+def engines(**ours: Any) -> Iterator[Build]:
+    """Builds real engines and ends them; ``ours`` are settings of all their plugins."""
+    built: dict[str, Any] = {}
+
+    def build(
+        model: ModelShape = MODEL,
+        plugin: dict[str, Any] | None = None,
+        connector: Any = None,
+        arena_gib: float = 0.03125,
+        **settings: Any,
+    ) -> Any:
+        name = f"test-{next(_instances)}"
+        config = engine_config(CHUNK, arena_gib, ours | (plugin or {}), **settings)
+        built[name] = build_engine(name, config, model, connector)
+        return built[name]
+
+    yield build
+    for name, engine in built.items():
+        LMCacheEngineBuilder.destroy(name)
+        engine.storage_manager.loop.close()  # LMCache only stops it
+
+
+def random_kv(model: ModelShape = MODEL, tokens: int = len(TOKENS)) -> torch.Tensor:
+    return torch.randn(model.kv(tokens)).to(model.dtype)
+
+
+def plugin_of(engine: Any) -> MemKVStorageBackend:
+    plugin: MemKVStorageBackend = engine.storage_manager.storage_backends["memkv"]
+    return plugin
+
+
+def store_prompt(engine: Any, kv: torch.Tensor, tokens: list[int] = TOKENS) -> None:
+    """Stores and waits until the puts are over."""
+    engine.store(tokens, kv=kv)
+    assert plugin_of(engine)._puts.wait_idle(10)
 
 
 def drop(objects: list[Any]) -> None:

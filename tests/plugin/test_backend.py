@@ -20,12 +20,12 @@ from lmcache.v1.storage_backend.abstract_backend import (
     StorageBackendInterface,
     StoragePluginInterface,
 )
+from support import wait_until
 
 from memkv_lmcache import backend as backend_module
 from memkv_lmcache.backend import LayerLost, MemKVStorageBackend
 from memkv_lmcache.demo.engine import engine_config
 from memkv_lmcache.errors import ConfigError
-from support import wait_until
 
 from .conftest import Arena, Make, drop, make_key, make_keys, make_metadata, store
 from .fake import Fault, Fleet
@@ -80,7 +80,7 @@ def test_signatures_are_those_that_lmcache_calls() -> None:
 
 
 def test_the_rest_of_the_interface(make: Make, arena: Arena, fleet: Fleet) -> None:
-    """remove, batched_remove, the asynchronous put and get, and the calls of no effect."""
+    """Removals, the asynchronous put and get, and the calls of no effect."""
     plugin, keys, objects = make(), make_keys(4), arena.objects(4)
     asyncio.run(plugin.async_batched_submit_put_task(keys, objects))
     assert plugin._puts.wait_idle(10)

@@ -3,66 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from lmcache.v1.cache_engine import LMCacheEngineBuilder
-
-from memkv_lmcache.backend import LayerLost, MemKVStorageBackend
-from memkv_lmcache.demo.engine import ModelShape, build_engine, engine_config
-from memkv_lmcache.errors import Status
 from support import wait_until
 
-from .conftest import CHUNK, MODEL
+from memkv_lmcache.backend import LayerLost
+from memkv_lmcache.demo.engine import ModelShape
+from memkv_lmcache.errors import Status
+
+from .conftest import (
+    CHUNK,
+    FULL,
+    MODEL,
+    TOKENS,
+    Build,
+    engines,
+    plugin_of,
+    random_kv,
+    store_prompt,
+)
 from .fake import Fault, Fleet
-
-TOKENS = list(range(70))
-FULL = 64  # of them in whole chunks
-
-_instances = itertools.count()
-
-Build = Callable[..., Any]
 
 
 @pytest.fixture
 def build(fleet: Fleet) -> Iterator[Build]:
     """Builds engines on the fake fleet; ``plugin`` are settings of ours."""
-    built: dict[str, Any] = {}
-
-    def build(
-        model: ModelShape = MODEL,
-        plugin: dict[str, Any] | None = None,
-        connector: Any = None,
-        arena_gib: float = 0.03125,
-        **settings: Any,
-    ) -> Any:
-        name = f"test-{next(_instances)}"
-        config = engine_config(CHUNK, arena_gib, plugin or {}, **settings)
-        built[name] = build_engine(name, config, model, connector)
-        return built[name]
-
-    yield build
-    for name, engine in built.items():
-        LMCacheEngineBuilder.destroy(name)
-        engine.storage_manager.loop.close()  # LMCache only stops it
-
-
-def random_kv(model: ModelShape = MODEL, tokens: int = len(TOKENS)) -> torch.Tensor:
-    return torch.randn(model.kv(tokens)).to(model.dtype)
-
-
-def plugin_of(engine: Any) -> MemKVStorageBackend:
-    plugin: MemKVStorageBackend = engine.storage_manager.storage_backends["memkv"]
-    return plugin
-
-
-def store(engine: Any, kv: torch.Tensor, tokens: list[int] = TOKENS) -> None:
-    """Stores and waits until the puts are over."""
-    engine.store(tokens, kv=kv)
-    assert plugin_of(engine)._puts.wait_idle(10)
+    with engines() as build:
+        yield build
 
 
 def free_bytes(engine: Any) -> int:
@@ -78,7 +48,7 @@ def test_a_second_engine_finds_what_the_first_stored(
     kv, back = random_kv(), torch.zeros(MODEL.kv(len(TOKENS))).to(MODEL.dtype)
     first, second = build(), build()
     free = free_bytes(second)
-    store(first, kv)
+    store_prompt(first, kv)
     assert second.lookup(TOKENS) == FULL
     mask = second.retrieve(TOKENS, kv=back)
     assert int(mask.sum()) == FULL
@@ -91,7 +61,7 @@ def test_a_partial_chunk_is_found_too(build: Build) -> None:
     """With save_unfull_chunk the whole prompt comes back."""
     kv, back = random_kv(), torch.zeros(MODEL.kv(len(TOKENS))).to(MODEL.dtype)
     first, second = build(save_unfull_chunk=True), build(save_unfull_chunk=True)
-    store(first, kv)
+    store_prompt(first, kv)
     assert second.lookup(TOKENS) == len(TOKENS)
     assert second.retrieve(TOKENS, kv=back).all()
     assert torch.equal(back, kv)
@@ -100,9 +70,9 @@ def test_a_partial_chunk_is_found_too(build: Build) -> None:
 def test_a_store_of_what_is_there_moves_no_payload(build: Build, fleet: Fleet) -> None:
     """The fleet is asked first, and asked once."""
     kv = random_kv()
-    store(build(), kv)
+    store_prompt(build(), kv)
     fleet.items.clear()
-    store(build(), kv)
+    store_prompt(build(), kv)
     assert fleet.items["put"] == 0
 
 
@@ -112,7 +82,7 @@ def test_a_store_takes_no_reference_it_does_not_give_back(
     """After the puts the whole arena is free again, dropped ones included."""
     engine = build(plugin={"put_queue_size": 4096})
     free = free_bytes(engine)
-    store(engine, random_kv())
+    store_prompt(engine, random_kv())
     assert plugin_of(engine).counters.snapshot()["put_dropped"] > 0
     assert free_bytes(engine) == free
 
@@ -121,7 +91,7 @@ def test_the_gap_ends_the_hit(build: Build, fleet: Fleet) -> None:
     """A hole in the middle of a prefix leaves what stands before it."""
     kv, back = random_kv(), torch.zeros(MODEL.kv(len(TOKENS))).to(MODEL.dtype)
     engine = build()
-    store(engine, kv)
+    store_prompt(engine, kv)
     chunks = [key for _, _, key in engine.token_database.process_tokens(TOKENS)]
     del fleet.values[plugin_of(engine)._wire_key(chunks[2])]
     assert engine.lookup(TOKENS) == 2 * CHUNK
@@ -149,9 +119,9 @@ def test_no_fault_reaches_the_engine(
     engine = build()
     free = free_bytes(engine)
     if operation != "put":
-        store(engine, kv)
+        store_prompt(engine, kv)
     fleet.faults[operation] = fault
-    store(engine, kv)
+    store_prompt(engine, kv)
     assert engine.lookup(TOKENS) == (FULL if operation == "get" else 0)
     assert not engine.retrieve(TOKENS, kv=back).any()
     assert not back.any()
@@ -164,7 +134,7 @@ def test_a_get_that_fails_after_a_hit_gives_back_the_hit(
     """A pinned lookup skips the second look: the retrieve alone decides."""
     kv, back = random_kv(), torch.zeros(MODEL.kv(len(TOKENS))).to(MODEL.dtype)
     engine = build()
-    store(engine, kv)
+    store_prompt(engine, kv)
     assert engine.lookup(TOKENS, lookup_id="r1", pin=True) == FULL
     fleet.values.clear()
     fleet.calls.clear()
@@ -176,7 +146,7 @@ def test_a_get_that_fails_after_a_hit_gives_back_the_hit(
 def test_a_pinned_lookup_leases(build: Build, fleet: Fleet) -> None:
     """What was promised stays for as long as the request may queue."""
     engine = build(plugin={"lease_ms": 12345})
-    store(engine, random_kv())
+    store_prompt(engine, random_kv())
     assert {value.leased_ms for value in fleet.values.values()} == {0}
     engine.lookup(TOKENS, lookup_id="r1", pin=True)
     assert {value.leased_ms for value in fleet.values.values()} == {12345}
@@ -190,12 +160,12 @@ def test_a_changed_layout_is_a_miss_until_it_is_stored_anew(
     small = ModelShape(MODEL.name, layers=2)
     first, second = (MODEL, small) if old_first else (small, MODEL)
     a, b = build(first), build(second)
-    store(a, random_kv(first))
+    store_prompt(a, random_kv(first))
     kv, back = random_kv(second), torch.zeros(second.kv(70)).to(second.dtype)
     assert b.lookup(TOKENS) == 0
     assert not b.retrieve(TOKENS, kv=back).any()
     assert plugin_of(b).counters.snapshot()["miss_header_mismatch"] == 2
-    store(b, kv)
+    store_prompt(b, kv)
     assert b.lookup(TOKENS) == FULL
     assert int(b.retrieve(TOKENS, kv=back).sum()) == FULL
     assert torch.equal(back[:, :, :FULL], kv[:, :, :FULL])
@@ -209,7 +179,7 @@ def test_a_full_hot_cache_leaks_nothing_and_still_serves(
     """Allocations evict the CPU cache one object at a time."""
     tokens = list(range(CHUNK * 256))
     kv = random_kv(tokens=len(tokens))
-    store(build(arena_gib=0.03125), kv, tokens)
+    store_prompt(build(arena_gib=0.03125), kv, tokens)
     engine = build(
         arena_gib=0.0009765625,  # 1 MiB: 256 chunks of 4 KiB
         local_cpu=True,
@@ -233,7 +203,7 @@ def test_a_prefix_larger_than_the_arena_is_retrieved_in_part(
     """It neither hangs nor fails: what fits is there, the rest is recomputed."""
     tokens = list(range(CHUNK * 300))
     kv = random_kv(tokens=len(tokens))
-    store(build(), kv, tokens)
+    store_prompt(build(), kv, tokens)
     engine = build(arena_gib=0.0009765625)
     back = torch.zeros_like(kv)
     mask = engine.retrieve(tokens, kv=back)
@@ -253,7 +223,7 @@ def test_create_backends_makes_a_second_plugin_that_works(
     engine.storage_manager.create_backends()
     second = plugin_of(engine)
     assert second is not first
-    store(engine, kv)
+    store_prompt(engine, kv)
     assert engine.lookup(TOKENS) == FULL
     assert first.batched_contains([]) == 0
     engine.storage_manager.allocator_backend.close()
@@ -263,7 +233,7 @@ def test_create_backends_makes_a_second_plugin_that_works(
 def test_recreate_backend_makes_a_plugin_that_works(build: Build) -> None:
     """Closed and made anew on the same arena, as LMCache's HTTP API does it."""
     engine, kv = build(), random_kv()
-    store(engine, kv)
+    store_prompt(engine, kv)
     engine.storage_manager.recreate_backend("memkv")
     assert engine.lookup(TOKENS) == FULL
 
@@ -271,7 +241,7 @@ def test_recreate_backend_makes_a_plugin_that_works(build: Build) -> None:
 def test_clear_spares_the_fleet_unless_allowed(build: Build, fleet: Fleet) -> None:
     """/cache/clear calls it on every backend; the servers are everybody's."""
     careful = build()
-    store(careful, random_kv())
+    store_prompt(careful, random_kv())
     careful.storage_manager.clear()
     assert len(fleet.values) == 4
     allowed = build(plugin={"allow_clear": True})
@@ -313,7 +283,7 @@ def test_async_loading_replies_with_what_it_loaded(
     engine = build(enable_async_loading=True)
     replies = engine.storage_manager.async_lookup_server = Replies()
     free = free_bytes(engine)
-    store(engine, kv)
+    store_prompt(engine, kv)
     chunks = [key for _, _, key in engine.token_database.process_tokens(TOKENS)]
     expected = FULL
     if gone is not None:
@@ -336,7 +306,7 @@ def test_async_loading_replies_when_everything_raises(
     """An exception there leaves vLLM waiting for its whole lookup time-out."""
     engine = build(enable_async_loading=True)
     replies = engine.storage_manager.async_lookup_server = Replies()
-    store(engine, random_kv())
+    store_prompt(engine, random_kv())
     fleet.faults[operation] = Fault(error=lambda: RuntimeError("broken"))
     engine.async_lookup_and_prefetch("r1", TOKENS, pin=True)
     wait_until(lambda: "r1" in replies.loaded)
@@ -350,7 +320,7 @@ def test_an_aborted_async_load_gives_its_memory_back(
     engine = build(enable_async_loading=True)
     replies = engine.storage_manager.async_lookup_server = Replies()
     free = free_bytes(engine)
-    store(engine, random_kv())
+    store_prompt(engine, random_kv())
     engine.async_lookup_and_prefetch("r1", TOKENS, pin=True)
     wait_until(lambda: "r1" in replies.loaded)
     assert free_bytes(engine) < free
@@ -398,9 +368,7 @@ def build_layered(build: Build, monkeypatch: pytest.MonkeyPatch) -> Build:
     monkeypatch.setattr(cache_engine, "assert_layerwise_gpu_connector", lambda _: None)
 
     def build_layered(**plugin: Any) -> Any:
-        return build(
-            plugin=plugin, connector=LayerConnector(MODEL), use_layerwise=True
-        )
+        return build(plugin=plugin, connector=LayerConnector(MODEL), use_layerwise=True)
 
     return build_layered
 
@@ -488,9 +456,9 @@ def test_async_layers_come_short_instead_of_raising(
     layers = key.split_layers(MODEL.layers)
     del fleet.values[plugin._wire_key(layers[2])]
     coro = plugin.batched_get_non_blocking("r1", layers, {"cum_chunk_lengths": [0, 16]})
-    found = asyncio.run_coroutine_threadsafe(
-        coro, engine.storage_manager.loop
-    ).result(10)
+    found = asyncio.run_coroutine_threadsafe(coro, engine.storage_manager.loop).result(
+        10
+    )
     assert len(found) == 2
     for obj in found:
         obj.ref_count_down()

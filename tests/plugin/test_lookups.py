@@ -40,9 +40,7 @@ def test_a_fresh_process_sees_everything(
 
 
 @pytest.mark.parametrize("pin", [False, True])
-def test_twelve_thousand_keys_are_one_call(
-    make: Make, fleet: Fleet, pin: bool
-) -> None:
+def test_twelve_thousand_keys_are_one_call(make: Make, fleet: Fleet, pin: bool) -> None:
     """A long context with small chunks, as it happens."""
     plugin, keys = make(lookup_timeout_ms=5000), make_keys(12_000)
     fill(plugin, fleet, keys[:11_500])
@@ -129,7 +127,11 @@ def test_a_lookup_waits_for_a_put_of_its_own_process(
     make: Make, arena: Arena, fleet: Fleet
 ) -> None:
     """What was stored a moment ago is found, though puts are asynchronous."""
-    plugin, keys, objects = make(lookup_timeout_ms=10_000), make_keys(3), arena.objects(3)
+    plugin, keys, objects = (
+        make(lookup_timeout_ms=10_000),
+        make_keys(3),
+        arena.objects(3),
+    )
     gate = threading.Event()
     fleet.faults["put"] = Fault(gate=gate)
     plugin.batched_submit_put_task(keys, objects)

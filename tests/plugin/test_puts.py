@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support import wait_until
 
 from memkv_lmcache.errors import ConnectionLost, Status
 from memkv_lmcache.landing import view
 from memkv_lmcache.metrics import Counters
 from memkv_lmcache.puts import PutQueue, PutTask
-from support import wait_until
 
-from .conftest import Arena, Make, drop, make_keys, store
+from .conftest import Arena, Make, drop, make_key, make_keys, store
 from .fake import FakeClient, Fault, Fleet, Value
 
 SIZE = 4096
@@ -321,9 +321,7 @@ def test_an_object_outside_the_arena_is_not_stored(
 def test_depth_and_group_are_given_where_they_are_known(
     make: Make, arena: Arena, fleet: Fleet
 ) -> None:
-    """Depth from the lookup before, 0 without one; the group is the same for all ranks."""
-    from .conftest import make_key
-
+    """Depth from the lookup before, 0 without one; all ranks share a group."""
     plugin, keys, objects = make(), make_keys(3), arena.objects(3)
     plugin.batched_contains(keys[:2], pin=True)
     store(plugin, keys, objects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -57,8 +58,10 @@ def test_an_object_is_rebuilt_as_it_was(
 
 
 @pytest.fixture(scope="module")
-def arena_of_module() -> Arena:
-    return Arena(engine_config(CHUNK, 0.03125, {}), make_metadata())
+def arena_of_module() -> Iterator[Arena]:
+    arena = Arena(engine_config(CHUNK, 0.03125, {}), make_metadata())
+    yield arena
+    arena.backend.close()
 
 
 def test_objects_without_lists_are_described_too(arena_of_module: Arena) -> None:
@@ -144,7 +147,7 @@ def test_groups_must_agree_about_their_tokens() -> None:
 
 
 def test_an_encoders_output_goes_by_its_own_header() -> None:
-    """LMCache keeps those in the same stores; the KV metadata does not describe them."""
+    """LMCache keeps those in the same stores; no KV metadata describes them."""
     assert expected().fits(header((33, 128), fmt=MemoryFormat.EC_TD.value))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
-from cli.commands import KEY, end, run, serving
+from cli.commands import KEY, MEMKV, end, environment, run, serving
 
 from memkv_lmcache import Client
 
@@ -94,8 +95,6 @@ def test_it_takes_more_connections_than_the_usual_limit_of_files(
 ) -> None:
     """A soft limit of 64 open files does not stop the 100th client."""
     limited = ["sh", "-c", 'ulimit -S -n 64 && exec "$@"', "sh"]
-    from cli.commands import MEMKV, environment
-
     command = [*limited, *MEMKV, "serve", *ANY_PORT, *SMALL, "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment()
@@ -103,8 +102,6 @@ def test_it_takes_more_connections_than_the_usual_limit_of_files(
         assert child.stdout is not None
         try:
             address = json.loads(child.stdout.readline())["address"]
-            import socket
-
             host, _, port = address.rpartition(":")
             peers = [socket.create_connection((host, int(port))) for _ in range(100)]
             assert run("ping", "-s", address, folder=tmp_path).code == 0

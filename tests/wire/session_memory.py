@@ -47,6 +47,7 @@ class Outgoing:
             setattr(self.frame, name, getattr(message.frame, name))
         self.frame.table_len = len(message.table)
         self.frame.body_len = len(message.body)
+        ffi.memmove(self.frame.tag, bytes([0xA5]) * 16, 16)  # not looked at
         self.control = Guarded(b"\xa5" * 56 + message.table)
         self.pieces, sizes = [], []
         if message.body:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from memkv_lmcache._memkv import lib
 from wire import model
 from wire.model import AUTH, HELLO, PING
-from wire.session_driver import Pair, session
+from wire.session_driver import Pair, Session, session
 from wire.session_model import (
     CLIENT,
     SERVER,
@@ -46,9 +46,13 @@ def refused_pair(client: Identity, server: Identity, cuts: Random) -> Pair:
 def test_a_wrong_key_is_refused_by_name(
     data: st.DataObject, keys: tuple[bytes, bytes], cuts: Random
 ) -> None:
-    """Both ends close with AUTH."""
+    """Both ends close with AUTH, before the server has told anything of itself."""
     assume(keys[0] != keys[1])
-    refused_pair(data.draw(clients(keys[0])), data.draw(servers(keys[1])), cuts)
+    client, server = data.draw(clients(keys[0])), data.draw(servers(keys[1]))
+    refused_pair(client, server, cuts)
+    end = Session(SERVER, server, cuts)
+    end.feed_at_random(Conversation(client, server).hellos[CLIENT])
+    assert end.write_all() == plain(SERVER, HELLO, status=AUTH_FAILED)
 
 
 @given(data=st.data(), keys=st.tuples(KEYS, KEYS), cuts=CUTS)

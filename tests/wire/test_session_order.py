@@ -69,6 +69,7 @@ def test_a_frame_before_the_handshake_is_over_closes(
     end = session(talk, role, cuts)
     end.feed_at_random(b"".join(greeting[:done]))
     message = data.draw(messages(1 - role))
+    message = replace(message, frame=replace(message.frame, id=done))
     closes(end, talk.seal(1 - role, 0, message) + message.body)
 
 
@@ -99,18 +100,20 @@ def test_a_second_proof_closes(role: int, talk: Conversation, cuts: Random) -> N
 
 
 @ROLES
-@given(talk=conversations(), id_=st.integers(0, 2**32 - 1), cuts=CUTS)
-def test_the_frames_of_the_handshake_have_their_ids(
-    role: int, talk: Conversation, id_: int, cuts: Random
+@given(talk=conversations(), kind=UNKNOWN_KINDS, id_=st.integers(2, 9), cuts=CUTS)
+def test_each_frame_of_the_handshake_has_its_kind_and_id(
+    role: int, talk: Conversation, kind: int, id_: int, cuts: Random
 ) -> None:
-    """HELLO 0 and AUTH 1: each is what opens, and no other."""
-    hello, *auth = talk.greeting(1 - role)
-    end = session(talk, role, cuts)
-    if id_ != 0:
-        closes(session(talk, role, cuts), plain(1 - role, HELLO, hello[56:], id=id_))
-    end.feed(hello)
-    if auth and id_ != 1:
-        closes(end, plain(1 - role, AUTH, auth[0][56:], id=id_))
+    """HELLO 0 and AUTH 1: the right table under another name does not open."""
+    greeting = talk.greeting(1 - role)
+    for at, frame in enumerate(greeting):
+        for wrong in (
+            plain(1 - role, kind, frame[56:], id=at),
+            plain(1 - role, frame[5], frame[56:], id=id_),
+        ):
+            end = session(talk, role, cuts)
+            end.feed(b"".join(greeting[:at]))
+            closes(end, wrong)
 
 
 @ROLES
