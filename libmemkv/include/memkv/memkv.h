@@ -210,6 +210,9 @@ MEMKV_API int memkv_server_open(const memkv_server_config *config, memkv_server 
                                 memkv_error *err);
 /* The address bound, with its real port, terminated.  Any thread. */
 MEMKV_API int memkv_server_address(const memkv_server *server, char *text, size_t cap);
+/* MEMKV_OK: clients may have RDMA.  MEMKV_ERR_UNSUPPORTED: they may not; `text` says why,
+ * terminated, cut to cap.  Any thread. */
+MEMKV_API int memkv_server_rdma(const memkv_server *server, char *text, size_t cap);
 /* Makes the calling thread one more network worker.  Returns after stop.  Any thread. */
 MEMKV_API int memkv_server_run(memkv_server *server);
 /* Refuses new requests with MEMKV_ERR_DRAINING and waits until those under way are

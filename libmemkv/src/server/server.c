@@ -156,12 +156,12 @@ static int choose_transport(mkv_service *service, const memkv_server_config *con
                      : MEMKV_ERR_UNSUPPORTED;
     if (status == MEMKV_OK) {
         service->self.features |= MKV_FEATURE_RDMA;
-        snprintf(service->rdma_text, sizeof service->rdma_text, "%s", "ready");
+        snprintf(service->rdma_text, sizeof service->rdma_text, "ready");
         return MEMKV_OK;
     }
     if (config->transport == MEMKV_TRANSPORT_RDMA)
         return mkv_fail(err, status, why.sys_errno, "transport rdma: %s", why.text);
-    snprintf(service->rdma_text, sizeof service->rdma_text, "no: %.150s", why.text);
+    snprintf(service->rdma_text, sizeof service->rdma_text, "%.150s", why.text);
     return MEMKV_OK;
 }
 
@@ -224,6 +224,14 @@ int memkv_server_address(const memkv_server *server, char *text, size_t cap)
         return MEMKV_ERR_TOO_SMALL;
     memcpy(text, server->address, len + 1);
     return MEMKV_OK;
+}
+
+int memkv_server_rdma(const memkv_server *server, char *text, size_t cap)
+{
+    if (server->service.rdma != NULL)
+        return MEMKV_OK;
+    snprintf(text, cap, "%s", server->service.rdma_text);
+    return MEMKV_ERR_UNSUPPORTED;
 }
 
 int memkv_server_run(memkv_server *server)
