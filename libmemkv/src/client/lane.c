@@ -133,9 +133,10 @@ static int expect_value(mkv_lane *lane, uint32_t index, const mkv_reply *reply)
         .generation = reply->generation,
         .seed = mkv_checksum_seed(self->label, self->label_len, op->key, op->key_len,
                                   reply->header, reply->header_len)};
-    conn->sink[conn->n_landings].iov_base = op->data;
-    conn->sink[conn->n_landings].iov_len = (size_t)reply->length;
     conn->n_landings++;
+    if (has_payload)
+        conn->sink[conn->n_sink++] =
+            (struct iovec){.iov_base = op->data, .iov_len = (size_t)reply->length};
     return MEMKV_OK;
 }
 
@@ -171,7 +172,10 @@ static int item_answered(mkv_lane *lane, const mkv_sent *sent, const mkv_reply *
         mkv_peer_count(lane->share->peer, MKV_PUT_STORED, 1);
         mkv_peer_count(lane->share->peer, MKV_PUT_BYTES, op->data_len);
     }
-    if (status == MEMKV_ERR_NOT_FOUND && lane->share->is_back)
+    bool is_delete = status == MEMKV_OK && sent->kind == MKV_DELETE;
+    if (is_delete)
+        lane->share->batch->slots[index].is_deleted = true;
+    if ((status == MEMKV_ERR_NOT_FOUND || is_delete) && lane->share->is_back)
         mkv_batch_pass_on(lane->share, index, status);
     else
         mkv_batch_finish(lane->share, index, status);
@@ -212,7 +216,7 @@ static int begin_reply(mkv_lane *lane)
     if (sent == NULL || frame->kind != sent->kind)
         return MEMKV_ERR_PROTOCOL;
     lane->replying = sent;
-    conn->n_landings = conn->landed = 0;
+    conn->n_landings = conn->landed = conn->n_sink = 0;
     if (frame->status != MEMKV_OK)
         refuse_all(lane, sent, frame->status);
     mkv_cursor cursor;
@@ -252,7 +256,8 @@ static int end_reply(mkv_lane *lane)
         if (!sent->has_reply[i])
             return MEMKV_ERR_PROTOCOL;
     bool is_control = lane->conn->is_control;
-    mkv_peer_answered(lane->share->peer, is_control ? mkv_now_ns() - sent->asked_ns : 0);
+    mkv_peer_answered(lane->share->peer,
+                      is_control ? mkv_now_ns() - sent->asked_ns : 0);
     sent->is_answered = true;
     if (sent->is_sent)
         forget(lane, sent);
@@ -277,7 +282,7 @@ static int digest(mkv_lane *lane)
             rc = begin_reply(lane);
             break;
         case MKV_EVENT_BODY:
-            mkv_session_give_sink(&conn->session, conn->sink, conn->n_landings);
+            mkv_session_give_sink(&conn->session, conn->sink, conn->n_sink);
             break;
         case MKV_EVENT_END:
             rc = end_reply(lane);
@@ -366,9 +371,12 @@ int mkv_lane_move(mkv_lane *lane, memkv_error *why)
 
 int64_t mkv_lane_silence_ns(const mkv_lane *lane)
 {
+    int64_t now = mkv_now_ns();
+    if (!mkv_conn_is_open(lane->conn))
+        return now - lane->moved_ns; /* for the handshake */
     if (lane->requests == NULL)
         return 0;
-    int64_t now = mkv_now_ns(), waited = now - lane->requests->asked_ns;
+    int64_t waited = now - lane->requests->asked_ns;
     return (now - lane->moved_ns) * 2 >= waited ? waited : 0;
 }
 

@@ -6,9 +6,10 @@
  * with the immediate data of its last WRITE that a request's bytes are all there.  The
  * client's queue pair sends nothing.
  *
- * Nothing here waits but mkv_memory_register (seconds a GiB), mkv_memory_release and
- * mkv_link_close (a driver may block).  Where the build had no verbs headers, or the
- * host has no library or device, mkv_rdma_open says so with UNSUPPORTED.
+ * Nothing here waits but mkv_memory_register (seconds a GiB), mkv_memory_release, and
+ * what makes and ends links: a driver may block, mkv_link_connect for a second where the
+ * kernel has to ask for the peer's hardware address.  Where the build had no verbs
+ * headers, or the host has no library or device, mkv_rdma_open says so with UNSUPPORTED.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MKV_RDMA_H
 #define MKV_RDMA_H
@@ -51,7 +52,8 @@ int mkv_link_open(mkv_rdma *rdma, int fd, const mkv_rdma_params *peer,
 /* To RTR and RTS with the lower of both MTUs and READ depths. */
 int mkv_link_connect(mkv_link *link, const mkv_rdma_params *peer, memkv_error *err);
 /* On return no NIC touches memory on behalf of this link: a sentinel receive, ERROR,
- * until the sentinel is flushed, then the queue pair is destroyed.  NULL is fine. */
+ * until the sentinel is flushed, then the queue pair is destroyed.  Transfers not yet
+ * reported are over, and forgotten.  NULL is fine. */
 void mkv_link_close(mkv_link *link);
 
 /* "mlx5_0 port 1, RoCE v2, 192.0.2.7": valid as long as the link. */
@@ -83,14 +85,16 @@ typedef struct mkv_arrival {
     uint32_t immediate; /* MKV_IMMEDIATE; its receive is posted again */
     int status;         /* MEMKV_OK, or DISCONNECTED: flushed, nothing touches it */
 } mkv_arrival;
-/* What has completed, at most cap; posts the next work requests.  *n 0: nothing.
- * DISCONNECTED, with *n 0: the link is broken and all transfers were reported. */
+/* What has completed, at most cap (1 or more); posts the next work requests: a transfer
+ * goes on only while its link is polled.  *n 0: nothing.  DISCONNECTED, with *n 0: the
+ * link is broken and all transfers were reported. */
 int mkv_link_poll(mkv_link *link, mkv_arrival *out, size_t cap, size_t *n);
 /* Readable when poll may have something, if arm was called and a poll after it found
- * nothing. */
+ * nothing; until arm is called again. */
 int mkv_link_fd(const mkv_link *link);
 int mkv_link_arm(mkv_link *link);
-/* The queue pair goes to ERROR; poll reports what is outstanding as it is flushed. */
+/* The queue pair goes to ERROR; poll reports what is outstanding as it is flushed.  A
+ * device that does not even do that leaves it to mkv_link_close. */
 void mkv_link_break(mkv_link *link);
 
 #endif
