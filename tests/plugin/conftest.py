@@ -100,7 +100,7 @@ class Arena:
 
 @pytest.fixture(autouse=True)
 def _forgotten_objects_stay_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LMCache frees an object that Python forgets, which would hide a missing release."""
+    """LMCache frees an object that Python forgets: a missing release would not show."""
     monkeypatch.delattr(TensorMemoryObj, "__del__")
 
 

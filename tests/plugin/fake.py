@@ -74,6 +74,7 @@ class FakeClient:
         keys: Sequence[bytes],
         *,
         headers: bool = False,
+        header_room: int = 4096,
         lease_ms: int = 0,
         depths: Sequence[int] | None = None,
         groups: Sequence[int] | None = None,
@@ -87,6 +88,8 @@ class FakeClient:
                 return ABSENT
             value.leased_ms = max(value.leased_ms, lease_ms)
             header = value.header if fault.header is None else fault.header
+            if headers and len(header) > header_room:
+                return Result(Status.TOO_SMALL, len(value.data), b"", lease_ms > 0)
             return Result(
                 Status.OK, len(value.data), header if headers else b"", lease_ms > 0
             )

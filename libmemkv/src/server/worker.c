@@ -75,6 +75,8 @@ static void drop_channel(mkv_crew *crew, mkv_channel *channel)
 static void remove_channel(mkv_worker *worker, mkv_channel *channel)
 {
     set_busy(worker, channel, false);
+    /* a close does not do it while a child just forked still has the descriptor */
+    epoll_ctl(worker->epoll, EPOLL_CTL_DEL, channel->fd, NULL);
     if (channel->prev != NULL)
         channel->prev->next = channel->next;
     else
