@@ -130,7 +130,7 @@ class Fleet:
             self.loads.append(Load(self.fabric, host, self.setting, seed))
 
     def is_whole(self, away: Sequence[str] = ()) -> bool:
-        """Whether every load finds nearly all, and all but some servers are up to it."""
+        """Whether every load finds nearly all, and no server is down but ``away``."""
         there = {server.host for server in self.servers} - set(away)
         return all(
             hits > 0.95 and set(up) == there
