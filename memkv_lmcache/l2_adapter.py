@@ -154,15 +154,15 @@ class MemKVL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # untyped
     ) -> int:
         """Answered within ``lookup_timeout_ms``; what is unknown by then is missed."""
         task = next(self._ids)
-        keys = list(keys)
+        count = len(keys)
 
         def done(found: Sequence[int]) -> None:
-            self._lookup_results.post(task, _bitmap(len(keys), found))
+            self._lookup_results.post(task, _bitmap(count, found))
 
         try:
-            self._lookups.start(keys, group_layout_descs, done)
+            self._lookups.start(list(keys), group_layout_descs, done)
         except Exception:
-            logger.exception("MemKV: a lookup of %d keys failed", len(keys))
+            logger.exception("MemKV: a lookup of %d keys failed", count)
             done(())
         return task
 

@@ -15,13 +15,22 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from memkv_lmcache.client import Client, Result
 from memkv_lmcache.errors import MemKVError, Status, miss_reason
-from memkv_lmcache.header import HeaderError, unpack
+from memkv_lmcache.header import (
+    MAX_HEADER,
+    HeaderError,
+    is_intact,
+    layout_part,
+    unpack,
+)
 from memkv_lmcache.hints import Depths
 from memkv_lmcache.metrics import Counters
 from memkv_lmcache.puts import PutQueue
 from memkv_lmcache.tensors import Expected, Layouts
 
 logger = logging.getLogger(__name__)
+
+#: Takes our headers with a key text of usual length; longer ones are asked for again.
+HEADER_ROOM = 512
 
 
 class Lookups:
@@ -74,18 +83,26 @@ class Lookups:
         if whole:
             self._depths.learn(keys)
         deadline = time.monotonic() + self._budget
-        hits = 0
+        hits, room = 0, HEADER_ROOM
         while True:
             rest = keys[hits:]
             results = self._client.stat_many(
                 rest,
                 headers=True,
+                header_room=room,
                 lease_ms=self._lease_ms if pin else 0,
                 depths=range(hits + 1, len(keys) + 1) if whole else None,
                 timeout=max(0.0, deadline - time.monotonic()),
             )
             found, reason = _usable(rest, results, self._layouts.expected(layered))
             hits += found
+            if (
+                reason
+                and results[found].status is Status.TOO_SMALL
+                and room < MAX_HEADER
+            ):
+                room = MAX_HEADER
+                continue
             if reason != "absent":
                 return hits, reason
             # it may be a value of our own that is still on its way
@@ -98,10 +115,16 @@ def _usable(
     keys: Sequence[bytes], results: Sequence[Result], expected: Expected | None
 ) -> tuple[int, str]:
     """The length of the usable prefix, and why it ends; empty: it does not."""
+    known: dict[bytes, bool] = {}
     for i, (key, result) in enumerate(zip(keys, results, strict=True)):
         if result.status != Status.OK:
             return i, miss_reason(result.status)
-        if not _fits(result.header, key, expected):
+        if not is_intact(result.header, key):
+            return i, "header_mismatch"
+        layout = layout_part(result.header)
+        if layout not in known:
+            known[layout] = _fits(result.header, key, expected)
+        if not known[layout]:
             return i, "header_mismatch"
     return len(keys), ""
 

@@ -29,7 +29,7 @@ _STORABLE = {
     *_CHUNK_TOKENS,
     *_LAYER_TOKENS,
     MemoryFormat.EC_TD,
-    # from LMCache 0.5.3 on
+    # LMCache 0.5.0 does not have it
     *(fmt for fmt in MemoryFormat if fmt.name == "HS_TD"),
 }
 

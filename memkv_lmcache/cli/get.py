@@ -119,7 +119,11 @@ def _beside(target: Path, size: int) -> Iterator[tuple[Path, int]]:
     All its blocks are there: the kernel kills who writes to a mapping of a full disk.
     """
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(part, flags, 0o666)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from None
     try:
         if size > 0:
             os.posix_fallocate(fd, 0, size)

@@ -15,6 +15,7 @@ from memkv_lmcache.header import (
     ShapeHeader,
     Tensor,
     is_intact,
+    layout_part,
     unpack,
 )
 
@@ -80,8 +81,7 @@ class Expected:
         """
         if not is_intact(header, wire_key):
             return False
-        text_length = int.from_bytes(header[18:20], "little")
-        layout = group, header[: len(header) - 8 - text_length]
+        layout = group, layout_part(header)
         known = self._known.get(layout)
         if known is None:
             known = self._known[layout] = self._judge(header, wire_key, group)

@@ -65,13 +65,13 @@ class Lookups:
 
         ``layouts`` are those that LMCache expects.  What is found is leased.
         """
-        lookup = _Lookup(keys, self._counters, done)
+        lookup = _Lookup(len(keys), self._counters, done)
         ask_until = time.monotonic() + self._budget * ASK_SHARE
 
         def run() -> None:
             try:
                 if not lookup.is_over:
-                    self._run(lookup, Expected(layouts), ask_until)
+                    self._run(lookup, keys, Expected(layouts), ask_until)
             except MemKVError as error:
                 lookup.miss_rest(miss_reason(error.status))
             except Exception:
@@ -92,9 +92,15 @@ class Lookups:
         """Waits up to ``timeout`` seconds until no lookup is running."""
         return self._workers.wait_idle(timeout)
 
-    def _run(self, lookup: _Lookup, expected: Expected, ask_until: float) -> None:
-        wire = [object_key(key) for key in lookup.keys]
-        order, rows = _by_chunk(lookup.keys)
+    def _run(
+        self,
+        lookup: _Lookup,
+        keys: Sequence[ObjectName],
+        expected: Expected,
+        ask_until: float,
+    ) -> None:
+        wire = [object_key(key) for key in keys]
+        order, rows = _by_chunk(keys)
         for begin in range(0, len(order), BATCH):
             if lookup.is_over or time.monotonic() >= ask_until:
                 break
@@ -102,7 +108,7 @@ class Lookups:
             results = self._ask([wire[i] for i in indices], ask_until)
             found, misses = [], Counter[str]()
             for i, result in zip(indices, results, strict=True):
-                group = lookup.keys[i].object_group_id
+                group = keys[i].object_group_id
                 if result.status != Status.OK:
                     misses[miss_reason(result.status)] += 1
                 elif expected.accepts(result.header, wire[i], group):
@@ -134,13 +140,14 @@ class Lookups:
 
 
 class _Lookup:
-    """One lookup: what is known so far, until it is answered."""
+    """One lookup: what is known so far, until it is answered.  Any thread.
 
-    def __init__(
-        self, keys: Sequence[ObjectName], counters: Counters, done: Done
-    ) -> None:
-        self.keys = keys
+    It outlives its answer in the queue of deadlines, so it does not hold the keys.
+    """
+
+    def __init__(self, count: int, counters: Counters, done: Done) -> None:
         self.is_over = False
+        self._count = count
         self._counters = counters
         self._done = done
         self._lock = threading.Lock()
@@ -148,9 +155,11 @@ class _Lookup:
         self._misses: Counter[str] = Counter()
 
     def note(self, found: list[int], misses: Counter[str]) -> None:
+        """Adds to what is known; too late once it is over."""
         with self._lock:
-            self._found += found
-            self._misses += misses
+            if not self.is_over:
+                self._found += found
+                self._misses += misses
 
     def miss_rest(self, reason: str) -> None:
         """What is not known by now is missed for ``reason``."""
@@ -164,14 +173,15 @@ class _Lookup:
                 return
             self.is_over = True
             self._misses["timeout"] += self._rest()
-        self._counters.count("lookup_hits", len(self._found))
+            found, self._found = self._found, []
+        self._counters.count("lookup_hits", len(found))
         for reason, n in self._misses.items():
             if n:
                 self._counters.miss(reason, n)
-        self._done(self._found)
+        self._done(found)
 
     def _rest(self) -> int:
-        return len(self.keys) - len(self._found) - self._misses.total()
+        return self._count - len(self._found) - self._misses.total()
 
 
 def _by_chunk(keys: Sequence[ObjectName]) -> tuple[list[int], list[list[int]]]:

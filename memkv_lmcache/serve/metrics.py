@@ -37,6 +37,7 @@ _GAUGES = {
     "table_bytes": "Bytes of requests being read.",
     "answer_bytes": "Bytes of replies not sent yet.",
 }
+_RENAMED = {"connections_total": "connections_accepted"}  # beside the gauge
 _KINDS = ("stat", "get", "put", "delete")
 _SHOWN_OTHERWISE = {
     *(source for source, _ in _KNOWN_GAUGES.values()),
@@ -104,6 +105,6 @@ def _others(stats: Mapping[str, int]) -> Iterator[CounterMetricFamily]:
                 left.pop(name, None)
         yield family
     for name, value in left.items():
-        plain = name.removesuffix("_total")
+        plain = _RENAMED.get(name, name)
         text = plain.replace("_", " ").capitalize() + "."
         yield CounterMetricFamily(f"memkv_{plain}", text, value=value)

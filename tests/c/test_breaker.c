@@ -96,6 +96,14 @@ static void a_long_silence_opens_it_at_once_and_a_short_one_never(void)
     CHECK(mkv_breaker_silent(&breaker, START, 1000 * MS, 0));
 }
 
+static void a_server_that_was_never_up_is_not_silent(void)
+{
+    mkv_breaker breaker = {0};
+    for (int i = 0; i < 100; i++)
+        CHECK(!mkv_breaker_silent(&breaker, START, 1000 * MS, 0));
+    CHECK(mkv_breaker_is_live(&breaker));
+}
+
 static void answers_far_slower_than_normal_open_it(void)
 {
     mkv_breaker breaker = {0};
@@ -146,6 +154,7 @@ int main(void)
     a_wrong_key_is_rarely_tried_again();
     three_silences_in_a_row_open_it();
     a_long_silence_opens_it_at_once_and_a_short_one_never();
+    a_server_that_was_never_up_is_not_silent();
     answers_far_slower_than_normal_open_it();
     a_server_that_is_always_slow_stays_live();
     a_server_that_came_back_is_doubted_for_ten_minutes();

@@ -84,20 +84,20 @@ static void test_freed_neighbours_merge(void)
     mkv_pages_close(&pages);
 }
 
-static void test_search_goes_on_where_the_last_one_ended(void)
+static void test_used_pages_are_taken_before_fresh_ones(void)
 {
-    mkv_pages pages = open_pages(300);
-    mkv_chain one[300] = {0}, chain = {0};
+    mkv_pages pages = open_pages(8);
+    mkv_chain a = {0}, b = {0}, c = {0};
     struct iovec iov;
-    for (size_t i = 0; i < 300; i++)
-        CHECK(mkv_pages_take(&pages, &one[i], 1));
-    mkv_pages_give(&pages, &one[10]);
-    CHECK(mkv_pages_take(&pages, &one[10], 1));
-    mkv_pages_give(&pages, &one[10]);
-    mkv_pages_give(&pages, &one[250]);
-    CHECK(mkv_pages_take(&pages, &chain, 1));
-    CHECK_EQ(mkv_pages_iov(&pages, &chain, 0, PAGE, &iov, 1), 1);
-    CHECK(iov.iov_base == pages.base + 250 * PAGE);
+    CHECK(mkv_pages_take(&pages, &a, 2));
+    CHECK(mkv_pages_take(&pages, &b, 2));
+    mkv_pages_give(&pages, &a);
+    CHECK(mkv_pages_take(&pages, &c, 1));
+    CHECK_EQ(mkv_pages_iov(&pages, &c, 0, PAGE, &iov, 1), 1);
+    CHECK(iov.iov_base == pages.base);
+    CHECK(mkv_pages_take(&pages, &c, 2));
+    CHECK_EQ(mkv_pages_iov(&pages, &c, 2 * PAGE, PAGE, &iov, 1), 1);
+    CHECK(iov.iov_base == pages.base + 4 * PAGE);
     mkv_pages_close(&pages);
 }
 
@@ -196,7 +196,7 @@ int main(void)
     test_neighbours_are_one_piece();
     test_chain_grown_beside_another_is_in_runs();
     test_freed_neighbours_merge();
-    test_search_goes_on_where_the_last_one_ended();
+    test_used_pages_are_taken_before_fresh_ones();
     test_more_than_is_free_changes_nothing();
     test_empty_chain_has_no_memory();
     test_unmappable_pool_is_no_memory();

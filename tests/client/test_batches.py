@@ -56,6 +56,19 @@ def test_many_megabytes_at_once(client: Client) -> None:
         assert put.data == get.into
 
 
+def test_a_value_behind_a_thousand_empty_ones_arrives(client: Client) -> None:
+    """Empty values take no place where the bytes of a request's last one go."""
+    keys = [b"%d" % i for i in range(1024)]
+    values = [*[b""] * 1023, noise(5000, 1)]
+    items = [Put(key, value) for key, value in zip(keys, values, strict=True)]
+    assert {result.status for result in client.put_many(items)} == {Status.OK}
+    gets = [
+        Get(key, bytearray(len(value))) for key, value in zip(keys, values, strict=True)
+    ]
+    assert {result.status for result in client.get_many_into(gets)} == {Status.OK}
+    assert gets[-1].into == values[-1]
+
+
 def test_an_empty_batch_is_empty(client: Client) -> None:
     """Nothing to do is done."""
     assert client.stat_many([]) == []

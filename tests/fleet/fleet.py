@@ -91,13 +91,14 @@ class Load:
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 
-    def hits(self) -> float:
-        """The part of chunks that it found of late."""
+    def now(self) -> tuple[float, list[str]]:
+        """The part of chunks that it found of late, and which servers are up for it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        hits, up = json.loads(self._process.stdout.readline())
+        return hits, up
 
     def finish(self) -> dict[str, Any]:
         """Ends it; what it has seen."""
@@ -128,9 +129,13 @@ class Fleet:
         for seed, host in enumerate(clients):
             self.loads.append(Load(self.fabric, host, self.setting, seed))
 
-    def is_whole(self) -> bool:
-        """Whether every load finds nearly all that it asks for."""
-        return min(load.hits() for load in self.loads) > 0.95
+    def is_whole(self, away: Sequence[str] = ()) -> bool:
+        """Whether every load finds nearly all, and no server is down but ``away``."""
+        there = {server.host for server in self.servers} - set(away)
+        return all(
+            hits > 0.95 and set(up) == there
+            for hits, up in [load.now() for load in self.loads]
+        )
 
     def finish(self) -> Report:
         """Ends the loads."""

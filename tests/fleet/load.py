@@ -1,8 +1,8 @@
 """A client that behaves like an engine, in a process of its own; see ``fleet.Load``.
 
 Looks prefixes up, loads what is there, checks every byte, stores what is missing.  To
-each line on stdin it answers with the part of chunks found of late; when stdin ends,
-with what it saw, as one line of JSON.
+each line on stdin it answers with the part of chunks found of late and the servers that
+it takes for up; when stdin ends, with what it saw.  All answers are lines of JSON.
 
     python load.py SERVERS NAMESPACE SEED
 """
@@ -119,7 +119,12 @@ def main() -> None:
             if select.select([sys.stdin], [], [], 0)[0]:
                 if not sys.stdin.readline():
                     break
-                print(engine.recent_hits(), flush=True)
+                up = [
+                    name
+                    for name, state in client.state().items()
+                    if state.startswith("up")
+                ]
+                print(json.dumps([engine.recent_hits(), up]), flush=True)
         misses: dict[str, int] = {}
         for stats in client.stats().values():
             for reason, n in stats.misses.items():

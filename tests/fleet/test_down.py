@@ -39,7 +39,7 @@ def is_down(client: Client, server: str) -> bool:
 
 
 def test_nobody_waits_for_a_probe() -> None:
-    """A server that is down and accepts connections, but says nothing, costs no time."""
+    """A server that is down, accepts connections and says nothing costs no time."""
     with Peer(stall) as peer, Client(peer.address) as client:
         wait_until(lambda: is_down(client, peer.address))
         while peer.accepted.acquire(blocking=False):
@@ -50,6 +50,20 @@ def test_nobody_waits_for_a_probe() -> None:
             [result] = client.stat_many([b"key"], timeout=2)
             assert result.status is Status.UNREACHABLE
             assert time.monotonic() - begin < 1
+
+
+def test_lookups_alone_notice_that_a_server_was_stopped() -> None:
+    """Three time-outs are enough, and need not be of requests: a handshake counts."""
+    with process() as (address, child), Client(address) as client:
+        assert client.stat(b"key") is None
+        os.kill(child.pid, signal.SIGSTOP)
+        n = 0
+        while not is_down(client, address) and n < 20:
+            client.stat_many([b"key"], timeout=0.05)
+            n += 1
+        assert n <= 6
+        os.kill(child.pid, signal.SIGCONT)
+        wait_until(lambda: client.state()[address].startswith("up"), 30)
 
 
 def slow_relay(address: str, is_slow: threading.Event) -> Step:
@@ -134,20 +148,24 @@ def test_a_prefix_is_whole_again_after_one_recompute() -> None:
 def test_what_was_recomputed_is_found_when_the_server_is_back() -> None:
     """Restarted empty, it is asked first, and the next in order for what it lacks."""
     with process() as (other, _), process() as (address, child):
-        with Client([f"a={address}", f"b={other}"]) as client:
-            child.kill()
-            child.wait()
-            wait_until(lambda: is_down(client, "a"))
-            client.put_many([Put(key, VALUE) for key in KEYS])
-            with process(address):
-                wait_until(lambda: client.state()["a"].startswith("up"), 30)
-                found = [r.status for r in client.stat_many(KEYS)]
+        servers = [f"a={address}", f"b={other}"]
+        client = Client(servers)
+        child.kill()
+        child.wait()
+        wait_until(lambda: is_down(client, "a"))
+        client.put_many([Put(key, VALUE) for key in KEYS])
+        with process(address), Client(servers) as fresh:
+            wait_until(lambda: client.state()["a"].startswith("up"), 30)
+            for one in (client, fresh):
+                found = [r.status for r in one.stat_many(KEYS)]
                 assert found == [Status.OK] * CHUNKS
-                with Client([f"a={address}", f"b={other}"]) as fresh:
-                    found = [r.status for r in fresh.stat_many(KEYS)]
-                    assert found == [Status.OK] * CHUNKS
-                deleted = [r.status for r in client.delete_many(KEYS)]
-                assert deleted == [Status.OK] * CHUNKS
+            # now some are on both
+            client.put_many([Put(key, VALUE) for key in KEYS])
+            deleted = [r.status for r in client.delete_many(KEYS)]
+            assert deleted == [Status.OK] * CHUNKS
+            found = [r.status for r in fresh.stat_many(KEYS)]
+            assert found == [Status.NOT_FOUND] * CHUNKS
+        client.close()
 
 
 def test_nothing_lands_from_a_server_that_was_stopped() -> None:

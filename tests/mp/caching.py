@@ -57,15 +57,14 @@ class Cache:
         self.manager = manager
 
     def store(self, keys: Sequence[ObjectKey], fill: Sequence[torch.Tensor]) -> None:
-        """Writes to L1, and waits until L2 has it."""
+        """Writes to L1, and waits until our adapter is through with it."""
+        stored = self._stored()
         objects = self.manager.reserve_write(list(keys), LAYOUT)
         assert len(objects) == len(keys)
         for key, tensor in zip(keys, fill, strict=True):
             objects[key].tensor.copy_(tensor)
         self.manager.finish_write(list(keys))
-        controller = self.manager.report_status()["store_controller"]
-        assert controller["thread_alive"]
-        wait_until(self._has_nothing_to_store)
+        wait_until(lambda: self._stored() == stored + len(keys))
 
     def fetch(
         self, keys: Sequence[ObjectKey], timeout: float = 20.0
@@ -85,9 +84,10 @@ class Cache:
         self.manager.finish_read_prefetched(hits)
         return found
 
-    def _has_nothing_to_store(self) -> bool:
-        status = self.manager.report_status()["store_controller"]
-        return not status["pending_keys_count"] and not status["in_flight_task_count"]
+    def _stored(self) -> int:
+        adapters = self.manager.report_status()["l2_adapters"]
+        [counters] = [each["counters"] for each in adapters if "counters" in each]
+        return int(counters.get("put_stored", 0) + counters.get("put_present", 0))
 
 
 @contextlib.contextmanager

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from client.serving import process
+from support import wait_until
 
 from memkv_lmcache._ffi import NativeServer
 
@@ -145,6 +148,43 @@ def test_lmcaches_fault_injection_wraps_it(params: dict[str, Any]) -> None:
         # LMCache keeps what it loaded: the gap is now at the third that is missing
         assert same(second.fetch(keys), kv[:2])
         assert second.manager.report_status()["l2_adapters"][0]["is_healthy"]
+
+
+def test_a_stopped_server_does_not_hold_up_what_is_in_l1(
+    params: dict[str, Any],
+) -> None:
+    """LMCache asks L2 for everything, and waits for the answer before it serves any.
+    What is in L2 only is a miss, and comes back once the server goes on."""
+    keys, more, kv = make_keys(N), make_keys(N, cache_salt="more"), random_kv(1)
+    with process() as (address, child):
+        params |= {"servers": address, "lookup_timeout_ms": 50}
+        patient = spec({**params, "lookup_timeout_ms": 5000})
+        with cache(patient) as first:
+            first.store(more, kv)
+        with cache(spec(params)) as second:
+            second.store(keys, kv)
+            child.send_signal(signal.SIGSTOP)
+            assert same(second.fetch(keys, timeout=2), kv)
+            assert second.fetch(more, timeout=2) == []
+            child.send_signal(signal.SIGCONT)
+            wait_until(lambda: same(second.fetch(more), kv))
+
+
+def test_a_server_that_dies_leaves_l1_in_order(params: dict[str, Any]) -> None:
+    """Whatever was on its way is given back: the same request is a miss, not a hang."""
+    keys, kv = make_keys(N), random_kv(1)
+    with process() as (address, child):
+        adapter = spec({**params, "servers": address})
+        with cache(adapter) as first:
+            first.store(keys, kv)
+        with cache(adapter) as second:
+            assert same(second.fetch(keys[:2]), kv[:2])
+            child.kill()
+            child.wait()
+            for _ in range(3):
+                found = second.fetch(keys, timeout=5)
+                assert same(found, kv[: len(found)])
+            assert second.manager.memcheck()
 
 
 @pytest.mark.parametrize("where", ["lookup", "load", "store"])

@@ -25,6 +25,7 @@ with warnings.catch_warnings():
     import torch
     from lmcache.utils import CacheEngineKey
     from lmcache.v1.cache_engine import LMCacheEngineBuilder
+    from lmcache.v1.memory_management import TensorMemoryObj
     from lmcache.v1.metadata import LMCacheMetadata
     from lmcache.v1.storage_backend.local_cpu_backend import LocalCPUBackend
 
@@ -95,6 +96,12 @@ class Arena:
             obj.tensor.copy_(torch.randn(MODEL.kv(tokens), generator=generator))
             found.append(obj)
         return found
+
+
+@pytest.fixture(autouse=True)
+def _forgotten_objects_stay_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMCache frees an object that Python forgets: a missing release would not show."""
+    monkeypatch.delattr(TensorMemoryObj, "__del__")
 
 
 @pytest.fixture

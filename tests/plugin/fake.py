@@ -68,12 +68,14 @@ class FakeClient:
         self.config = config
         self.closed = threading.Event()
         self.inside = 0
+        self.registered: list[memoryview] = []
 
     def stat_many(
         self,
         keys: Sequence[bytes],
         *,
         headers: bool = False,
+        header_room: int = 4096,
         lease_ms: int = 0,
         depths: Sequence[int] | None = None,
         groups: Sequence[int] | None = None,
@@ -87,6 +89,8 @@ class FakeClient:
                 return ABSENT
             value.leased_ms = max(value.leased_ms, lease_ms)
             header = value.header if fault.header is None else fault.header
+            if headers and len(header) > header_room:
+                return Result(Status.TOO_SMALL, len(value.data), b"", lease_ms > 0)
             return Result(
                 Status.OK, len(value.data), header if headers else b"", lease_ms > 0
             )
@@ -139,8 +143,12 @@ class FakeClient:
 
         return iter([Entry(key) for key in list(self.fleet.values)])
 
-    def close(self) -> None:
+    def register(self, buffer: memoryview) -> None:
+        self.registered.append(buffer)
+
+    def close(self) -> bool:
         self.closed.set()
+        return True
 
     def _run(
         self, name: str, keys: Any, items: Any, act: Any, timeout: float | None

@@ -290,6 +290,30 @@ def test_a_value_of_another_layout_is_a_miss(
     drop(objects)
 
 
+def test_a_value_replaced_between_two_gets_is_a_miss(
+    make: Make, arena: Arena, fleet: Fleet, monkeypatch: Any
+) -> None:
+    """The memory was laid out for what the first get found."""
+    plugin, [key] = make(), make_keys(1)
+    objects = arena.objects(1, tokens=5) + arena.objects(1, tokens=4)
+    wire = plugin._wire_key(key)
+    store(plugin, [key], objects[1:])
+    shorter = fleet.values.pop(wire)
+    store(plugin, [key], objects[:1])
+    free, get = arena.free(), plugin._client.get_many_into
+
+    def replacing(*args: Any, **kwargs: Any) -> Any:
+        results = get(*args, **kwargs)
+        fleet.values[wire] = shorter
+        return results
+
+    monkeypatch.setattr(plugin._client, "get_many_into", replacing)
+    assert plugin.get_blocking(key) is None
+    assert plugin.counters.snapshot()["miss_header_mismatch"] == 1
+    assert arena.free() == free
+    drop(objects)
+
+
 def test_a_header_that_lies_about_the_length_is_a_miss(
     make: Make, arena: Arena, fleet: Fleet
 ) -> None:

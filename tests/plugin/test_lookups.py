@@ -58,6 +58,39 @@ def test_a_hit_is_a_prefix(make: Make, fleet: Fleet, gap: int) -> None:
     assert plugin.counters.snapshot() == {"lookup_hits": gap, "miss_absent": 1}
 
 
+def test_long_headers_cost_a_round_trip_only(
+    make: Make, arena: Arena, fleet: Fleet
+) -> None:
+    """The room for each header is small, since there are thousands of them."""
+    plugin, objects = make(), arena.objects(3)
+    keys = [make_key(i, model="m" * 3000) for i in range(3)]
+    store(plugin, keys, objects)
+    drop(objects)
+    fleet.calls.clear()
+    assert plugin.batched_contains([*keys, make_key(9)]) == 3
+    assert fleet.calls == {"stat": 2}
+
+
+@pytest.mark.parametrize("damage", ["layout", "text", "another key's"])
+def test_every_header_is_judged_by_itself(
+    make: Make, fleet: Fleet, damage: str
+) -> None:
+    """Thousands are alike and only the first is unpacked; the odd one is found."""
+    plugin, keys = make(), make_keys(6)
+    fill(plugin, fleet, keys)
+    wire = [plugin._wire_key(key) for key in keys]
+    odd = fleet.values[wire[4]]
+    if damage == "layout":
+        turned = Tensor("float16", (2, 16, MODEL.layers, 16))
+        odd.header = pack(ShapeHeader(turned.nbytes, 1, (turned,), ""), wire[4])
+    elif damage == "text":
+        odd.header = odd.header[:-9] + b"?" + odd.header[-8:]
+    else:
+        odd.header = fleet.values[wire[3]].header
+    assert plugin.batched_contains(keys) == 4
+    assert plugin.counters.snapshot()["miss_header_mismatch"] == 1
+
+
 def test_no_keys_are_no_question(make: Make, fleet: Fleet) -> None:
     plugin = make()
     assert plugin.batched_contains([]) == 0

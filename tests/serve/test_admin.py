@@ -127,6 +127,7 @@ def test_every_counter_of_the_server_is_a_metric(said: dict[str, Any]) -> None:
     counters = page(said["admin"], "/v1/status")[1]["counters"]
     shown = " ".join(metrics(said["admin"]))
     renamed = {"values": "blocks", "capacity_bytes": "usable", "put_stored": "write"}
+    renamed["connections_total"] = "connections_accepted"
     for name in counters:
         kind, _, what = name.rpartition("_")
         words = renamed.get(name, name if f"memkv_{name}" in shown else what)

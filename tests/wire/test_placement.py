@@ -1,4 +1,4 @@
-"""Placement: C against the function of docs/wire.md, and what that function promises."""
+"""Placement: C against the function of docs/wire.md, and what that promises."""
 
 from __future__ import annotations
 

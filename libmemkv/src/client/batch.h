@@ -21,6 +21,7 @@ typedef struct mkv_slot { /* beside each op */
     uint8_t tries;        /* connections that broke under it */
     uint8_t moves;        /* from a server to the next in its key's order */
     bool is_inline;       /* RDMA has failed it once */
+    bool is_deleted;      /* on one server; others may hold it, too */
     bool is_repair;       /* answered CHECKSUM; now a DELETE of `generation` */
     uint64_t generation;
 } mkv_slot;
@@ -34,7 +35,7 @@ typedef struct mkv_sent {
     uint8_t kind;
     bool is_sent, is_answered; /* freed when both */
     uint32_t n;
-    uint32_t *ops;  /* of the items */
+    uint32_t *ops;   /* of the items */
     bool *has_reply; /* of the items */
 
     bool is_remote;        /* its payload goes by RDMA.  A GET's then: */
@@ -49,8 +50,8 @@ struct mkv_batch;
 typedef struct mkv_share {
     struct mkv_batch *batch;
     mkv_peer *peer;
-    bool is_back; /* ask the next in order, too, for what it lacks */
-    mkv_queue queues[2];    /* [is_control] */
+    bool is_back;        /* ask the next in order, too, for what it lacks */
+    mkv_queue queues[2]; /* [is_control] */
     mkv_waiter waiters[2];
     bool is_waiting[2];
 } mkv_share;
@@ -62,8 +63,8 @@ typedef struct mkv_lane {
     mkv_sent *requests; /* oldest first */
     uint32_t n_requests;
     uint32_t next_id;
-    bool has_news;    /* its link had something */
-    int64_t moved_ns; /* bytes last went either way */
+    bool has_news;      /* its link had something */
+    int64_t moved_ns;   /* bytes last went either way */
     mkv_sent *replying; /* whose reply frame is being read */
 } mkv_lane;
 
@@ -75,6 +76,7 @@ typedef struct mkv_batch {
     size_t n_left; /* ops without an answer, and repairs under way */
     mkv_share *shares;
     size_t n_shares;
+    _Atomic uint16_t *firsts; /* the client's */
     mkv_lane *lanes;
     size_t n_lanes;
     int wake_fd; /* -1 until something waits */
@@ -116,7 +118,8 @@ bool mkv_lane_has_room(const mkv_lane *lane);
 int mkv_lane_move(mkv_lane *lane, memkv_error *why);
 /* A value is in its place; `sum` is what came. */
 void mkv_lane_landed(mkv_lane *lane, const mkv_landing *landing, uint64_t sum);
-/* How long its oldest request has waited while nothing moved; 0: something did. */
+/* How long its oldest request, or the batch for its handshake, has waited while nothing
+ * moved; 0: something did. */
 int64_t mkv_lane_silence_ns(const mkv_lane *lane);
 /* Every op of it that has no answer goes to `give_up` (retry or finish). */
 void mkv_lane_abandon(mkv_lane *lane, int status,

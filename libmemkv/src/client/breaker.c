@@ -10,7 +10,7 @@
 #define RETRY_REFUSED_MS 30000 /* a wrong key does not mend itself */
 #define BACK_MS 600000         /* how long the next in order is asked, too */
 
-#define MAX_SILENCES 3 /* short budgets run out under load, too: not after the first */
+#define MAX_SILENCES 3  /* short budgets run out under load, too: not after the first */
 #define SILENCE_MS 1000 /* but this is long for anybody */
 #define MIN_SILENCE_MS 20 /* and this says nothing */
 
@@ -60,13 +60,16 @@ void mkv_breaker_failed(mkv_breaker *breaker, int64_t now_ns, const memkv_error 
 bool mkv_breaker_silent(mkv_breaker *breaker, int64_t now_ns, int64_t waited_ns,
                         uint16_t chance)
 {
-    if (waited_ns < MIN_SILENCE_MS * MKV_NS_PER_MS)
+    /* what was never up is waited for until its dial is given up */
+    if (atomic_load(&breaker->health) != MKV_UP ||
+        waited_ns < MIN_SILENCE_MS * MKV_NS_PER_MS)
         return false;
     if (++breaker->silences < MAX_SILENCES && waited_ns < SILENCE_MS * MKV_NS_PER_MS)
         return false;
     memkv_error why;
-    mkv_fail(&why, MEMKV_ERR_UNREACHABLE, 0, "no answer to %u requests, the last for %d ms",
-             breaker->silences, (int)(waited_ns / MKV_NS_PER_MS));
+    mkv_fail(&why, MEMKV_ERR_UNREACHABLE, 0,
+             "no answer to %u requests, the last for %d ms", breaker->silences,
+             (int)(waited_ns / MKV_NS_PER_MS));
     mkv_breaker_failed(breaker, now_ns, &why, chance);
     return true;
 }
@@ -81,7 +84,8 @@ bool mkv_breaker_answered(mkv_breaker *breaker, int64_t now_ns, int64_t took_ns,
     }
     if (breaker->normal_ns == 0)
         breaker->normal_ns = took_ns;
-    if (took_ns < SLOW_MS * MKV_NS_PER_MS || took_ns < SLOW_FACTOR * breaker->normal_ns) {
+    if (took_ns < SLOW_MS * MKV_NS_PER_MS ||
+        took_ns < SLOW_FACTOR * breaker->normal_ns) {
         breaker->slow = breaker->failures = 0;
         breaker->normal_ns += (took_ns - breaker->normal_ns) / 16;
         return false;

@@ -23,9 +23,9 @@ typedef struct mkv_breaker { /* zeroed: NEW */
     uint32_t failures;   /* since it last answered a request */
     uint32_t silences;   /* requests without a byte of an answer, in a row */
     uint32_t slow;       /* answers far over the normal, in a row */
-    int64_t normal_ns;   /* what a request without payload usually takes; 0: not known */
-    int64_t retry_ns;    /* DOWN: when a probe may go out */
-    int64_t back_ns;     /* when it came back, or was started; 0: long ago */
+    int64_t normal_ns; /* what a request without payload usually takes; 0: not known */
+    int64_t retry_ns;  /* DOWN: when a probe may go out */
+    int64_t back_ns;   /* when it came back, or was started; 0: long ago */
 } mkv_breaker;
 
 bool mkv_breaker_is_live(const mkv_breaker *breaker);
@@ -36,7 +36,8 @@ void mkv_breaker_opened(mkv_breaker *breaker, int64_t now_ns, uint64_t uptime_ms
 /* It is DOWN from now on.  `chance` spreads the retries of many clients. */
 void mkv_breaker_failed(mkv_breaker *breaker, int64_t now_ns, const memkv_error *why,
                         uint16_t chance);
-/* Nothing came within `waited_ns`.  True: that was once too often, and it is DOWN. */
+/* It is UP, and nothing came within `waited_ns`.  True: that was once too often, and it is
+ * DOWN. */
 bool mkv_breaker_silent(mkv_breaker *breaker, int64_t now_ns, int64_t waited_ns,
                         uint16_t chance);
 /* A request without payload (0: with) was answered after `took_ns`.  True: too slow for

@@ -94,8 +94,8 @@ static void end_call(call *it)
     mkv_peer_give_back(it->peer, it->conn);
 }
 
-static int begin_call(memkv_client *client, const char *server, int timeout_ms, call *it,
-                      memkv_error *err)
+static int begin_call(memkv_client *client, const char *server, int timeout_ms,
+                      call *it, memkv_error *err)
 {
     if (client == NULL)
         return MEMKV_ERR_INVALID;
@@ -121,7 +121,8 @@ int memkv_client_probe(memkv_client *client, const char *server, char *json, siz
     if (rc != MEMKV_OK)
         mkv_fail(err, rc, 0, "%s: %s", it.peer->address, memkv_strerror(rc));
     else if (len >= cap)
-        rc = mkv_fail(err, MEMKV_ERR_TOO_SMALL, 0, "the answer takes %u bytes", len + 1);
+        rc =
+            mkv_fail(err, MEMKV_ERR_TOO_SMALL, 0, "the answer takes %u bytes", len + 1);
     if (rc == MEMKV_OK) {
         memcpy(json, it.conn->table, len);
         json[len] = '\0';

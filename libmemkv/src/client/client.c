@@ -10,12 +10,14 @@
 #include <unistd.h>
 
 #include "net/clock.h"
+#include "protocol/placement.h"
 #include "status.h"
 
 #define DIAL_EVERY_MS 2 /* a dial nobody waits for is looked after this often */
 #define TEND_EVERY_MS 50
 #define MAX_REQUESTS 16 /* in flight on a connection; lane.c uses fewer */
 #define MAX_CONNECTIONS 64
+#define MAX_SERVERS 4096
 
 void memkv_client_config_init(memkv_client_config *config)
 {
@@ -26,6 +28,10 @@ static int check_config(const memkv_client_config *config, memkv_error *err)
 {
     if (config->n_servers < 1 || config->servers == NULL)
         return mkv_fail(err, MEMKV_ERR_INVALID, 0, "servers: none named");
+    if (config->n_servers > MAX_SERVERS)
+        return mkv_fail(err, MEMKV_ERR_INVALID, 0,
+                        "servers: %zu, at most %d are allowed", config->n_servers,
+                        MAX_SERVERS);
     if (config->name_space_len > MEMKV_MAX_NAMESPACE)
         return mkv_fail(err, MEMKV_ERR_INVALID, 0,
                         "namespace: %u bytes, at most %d are allowed",
@@ -70,17 +76,20 @@ static int add_peers(memkv_client *client, const memkv_client_config *config,
                      memkv_error *err)
 {
     client->peers = calloc(config->n_servers, sizeof *client->peers);
-    if (client->peers == NULL)
+    if (config->n_servers > 1)
+        client->firsts = calloc(MKV_SLOTS, sizeof *client->firsts);
+    if (client->peers == NULL || (client->firsts == NULL && config->n_servers > 1))
         return mkv_fail(err, MEMKV_ERR_NO_MEMORY, 0, "no memory for the servers");
     for (size_t i = 0; i < config->n_servers; i++) {
-        int rc = mkv_peer_init(&client->peers[i], &config->servers[i], &client->config,
-                               err);
+        int rc =
+            mkv_peer_init(&client->peers[i], &config->servers[i], &client->config, err);
         if (rc != MEMKV_OK)
             return rc;
         client->n_peers++;
         const char *name = client->peers[i].name;
         if (mkv_client_find(client, name) != &client->peers[i])
-            return mkv_fail(err, MEMKV_ERR_INVALID, 0, "servers: %s is named twice", name);
+            return mkv_fail(err, MEMKV_ERR_INVALID, 0, "servers: %s is named twice",
+                            name);
     }
     return MEMKV_OK;
 }
@@ -163,6 +172,7 @@ void memkv_client_close(memkv_client *client)
         mkv_peer_fini(&client->peers[i]);
     free(client->peers);
     mkv_regions_fini(&client->regions);
+    free(client->firsts);
     if (client->stop_fd >= 0)
         close(client->stop_fd);
     explicit_bzero(client->key, sizeof client->key);

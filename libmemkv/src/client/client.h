@@ -12,6 +12,9 @@ struct memkv_client {
     uint8_t name_space[MEMKV_MAX_NAMESPACE];
     mkv_peer *peers;
     size_t n_peers;
+    _Atomic uint16_t
+        *firsts; /* of each slot: the first peer of its order, from 1; 0: not
+                               * asked for yet.  NULL with one peer */
     int stop_fd; /* readable for ever once stopped */
     atomic_bool is_stopped;
 };

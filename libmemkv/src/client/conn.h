@@ -40,6 +40,7 @@ typedef struct mkv_conn {
 
     mkv_summer summer; /* of landings[landed] */
     size_t n_landings, landed;
+    size_t n_sink; /* fewer: empty values need no place */
     mkv_landing landings[MKV_MAX_ITEMS];
     struct iovec sink[MKV_MAX_ITEMS];
     mkv_request items[MKV_MAX_ITEMS]; /* a request being built */

@@ -129,9 +129,10 @@ static void expect_landing(mkv_lane *lane, mkv_sent *sent, const mkv_landing *la
 {
     mkv_conn *conn = lane->conn;
     if (landing->frame == 0) {
-        conn->sink[conn->n_landings].iov_base = landing->data;
-        conn->sink[conn->n_landings].iov_len = (size_t)landing->length;
         conn->landings[conn->n_landings++] = *landing;
+        if (landing->length > 0)
+            conn->sink[conn->n_sink++] = (struct iovec){
+                .iov_base = landing->data, .iov_len = (size_t)landing->length};
     } else if (conn->link != NULL) {
         sent->landings[sent->n_landings++] = *landing;
     } else {
@@ -201,10 +202,13 @@ static int item_answered(mkv_lane *lane, mkv_sent *sent, const mkv_reply *reply)
         mkv_peer_count(lane->share->peer, MKV_PUT_STORED, 1);
         count_bytes(lane, sent->is_remote, MKV_PUT_BYTES, op->data_len);
     }
+    bool is_delete = status == MEMKV_OK && sent->kind == MKV_DELETE;
+    if (is_delete)
+        lane->share->batch->slots[index].is_deleted = true;
     if (status == MEMKV_ERR_UNSUPPORTED && sent->is_remote) {
         mkv_remote_lost(lane, "the server's end of the link broke");
         mkv_remote_again(lane, index);
-    } else if (status == MEMKV_ERR_NOT_FOUND && lane->share->is_back)
+    } else if ((status == MEMKV_ERR_NOT_FOUND || is_delete) && lane->share->is_back)
         mkv_batch_pass_on(lane->share, index, status);
     else
         mkv_batch_finish(lane->share, index, status);
@@ -245,7 +249,7 @@ static int begin_reply(mkv_lane *lane)
     if (sent == NULL || frame->kind != sent->kind)
         return MEMKV_ERR_PROTOCOL;
     lane->replying = sent;
-    conn->n_landings = conn->landed = 0;
+    conn->n_landings = conn->landed = conn->n_sink = 0;
     if (frame->status != MEMKV_OK)
         refuse_all(lane, sent, frame->status);
     mkv_cursor cursor;
@@ -293,7 +297,8 @@ static int end_reply(mkv_lane *lane)
         if (!sent->has_reply[i])
             return MEMKV_ERR_PROTOCOL;
     bool is_control = lane->conn->is_control;
-    mkv_peer_answered(lane->share->peer, is_control ? mkv_now_ns() - sent->asked_ns : 0);
+    mkv_peer_answered(lane->share->peer,
+                      is_control ? mkv_now_ns() - sent->asked_ns : 0);
     sent->is_answered = true;
     if (sent->is_remote && lane->conn->link != NULL)
         mkv_peer_link_worked(lane->share->peer);
@@ -320,7 +325,7 @@ static int digest(mkv_lane *lane)
             rc = begin_reply(lane);
             break;
         case MKV_EVENT_BODY:
-            mkv_session_give_sink(&conn->session, conn->sink, conn->n_landings);
+            mkv_session_give_sink(&conn->session, conn->sink, conn->n_sink);
             break;
         case MKV_EVENT_END:
             rc = end_reply(lane);
@@ -415,9 +420,12 @@ int mkv_lane_move(mkv_lane *lane, memkv_error *why)
 
 int64_t mkv_lane_silence_ns(const mkv_lane *lane)
 {
+    int64_t now = mkv_now_ns();
+    if (!mkv_conn_is_open(lane->conn))
+        return now - lane->moved_ns; /* for the handshake */
     if (lane->requests == NULL)
         return 0;
-    int64_t now = mkv_now_ns(), waited = now - lane->requests->asked_ns;
+    int64_t waited = now - lane->requests->asked_ns;
     return (now - lane->moved_ns) * 2 >= waited ? waited : 0;
 }
 

@@ -134,11 +134,14 @@ static void note_name(mkv_peer *peer, const mkv_conn *conn)
 {
     const uint8_t *label = conn->session.peer.label;
     uint32_t len = conn->session.peer.label_len;
-    bool is_expected = strcmp(peer->name, peer->address) == 0 ||
-                       (len == strlen(peer->name) && memcmp(label, peer->name, len) == 0);
+    /* a server without a name calls itself by some address */
+    bool is_expected =
+        strcmp(peer->name, peer->address) == 0 || memchr(label, ':', len) != NULL ||
+        (len == strlen(peer->name) && memcmp(label, peer->name, len) == 0);
     uint32_t n = 0;
     for (; !is_expected && n < len; n++)
-        peer->calls_itself[n] = label[n] >= ' ' && label[n] <= '~' ? (char)label[n] : '?';
+        peer->calls_itself[n] =
+            label[n] >= ' ' && label[n] <= '~' ? (char)label[n] : '?';
     peer->calls_itself[n] = '\0';
 }
 
@@ -175,8 +178,7 @@ void mkv_peer_answered(mkv_peer *peer, int64_t took_ns)
 void mkv_peer_silent(mkv_peer *peer, int64_t waited_ns)
 {
     pthread_mutex_lock(&peer->lock);
-    if (mkv_breaker_is_live(&peer->breaker) &&
-        mkv_breaker_silent(&peer->breaker, mkv_now_ns(), waited_ns, chance(peer)))
+    if (mkv_breaker_silent(&peer->breaker, mkv_now_ns(), waited_ns, chance(peer)))
         went_down(peer);
     unlock(peer);
 }
@@ -545,7 +547,8 @@ static int finish_dial(mkv_conn *conn, int64_t deadline_ns, memkv_error *err)
             return rc;
         int64_t left_ns = deadline_ns - mkv_now_ns();
         if (left_ns <= 0)
-            return mkv_fail(err, MEMKV_ERR_TIMEOUT, 0, "no answer within the time given");
+            return mkv_fail(err, MEMKV_ERR_TIMEOUT, 0,
+                            "no answer within the time given");
         struct pollfd poll_fd = {.fd = conn->fd, .events = mkv_conn_events(conn)};
         poll(&poll_fd, 1, (int)(left_ns / MKV_NS_PER_MS) + 1);
     }

@@ -30,7 +30,7 @@ typedef struct mkv_peer_config { /* what all servers of a client share */
 } mkv_peer_config;
 
 typedef struct mkv_peer {
-    const char *name;    /* the peer's own copies */
+    const char *name; /* the peer's own copies */
     const char *address;
     const mkv_peer_config *config;
     mkv_client_counters counters;
@@ -41,7 +41,7 @@ typedef struct mkv_peer {
     char link_text[128]; /* the last one's */
     uint32_t features;   /* the server's, as far as we have them, too */
     uint64_t luck; /* of chance() */
-    bool is_name; /* the address is: looked up, and again after each failure */
+    bool is_name;  /* the address is: looked up, and again after each failure */
     bool is_resolved;
     mkv_endpoint endpoint;
     char calls_itself[MEMKV_MAX_NAME + 1]; /* empty: as we call it, or by its address */
@@ -59,7 +59,8 @@ void mkv_peer_fini(mkv_peer *peer); /* nothing may be lent */
 /* Lends a connection, perhaps one that is still being dialled.  BUSY: none to be had
  * now; `waiter`, unless NULL, is in line (until unwait, or its fd is written to).
  * Otherwise the reason why the server is DOWN. */
-int mkv_peer_borrow(mkv_peer *peer, bool is_control, mkv_waiter *waiter, mkv_conn **out);
+int mkv_peer_borrow(mkv_peer *peer, bool is_control, mkv_waiter *waiter,
+                    mkv_conn **out);
 void mkv_peer_unwait(mkv_peer *peer, mkv_waiter *waiter); /* not in line is fine */
 /* Takes it back: kept if it is quiet or still being dialled, else closed. */
 void mkv_peer_give_back(mkv_peer *peer, mkv_conn *conn);

@@ -14,9 +14,9 @@
 #include "protocol/placement.h"
 #include "status.h"
 
-#define MAX_TRIES 2      /* more connections after the first that may break */
-#define MAX_MOVES 3      /* servers after the first that may be asked */
-#define SPIN_NS 30000    /* a small reply is often there sooner than a sleep ends */
+#define MAX_TRIES 2          /* more connections after the first that may break */
+#define MAX_MOVES 3          /* servers after the first that may be asked */
+#define SPIN_NS 30000        /* a small reply is often there sooner than a sleep ends */
 #define MAX_BATCH (1u << 24) /* ops; their bookkeeping must stay small */
 
 /* ---- answers ----------------------------------------------------------------------- */
@@ -44,6 +44,8 @@ void mkv_batch_finish(mkv_share *share, uint32_t op, int status)
     batch->n_left--;
     if (batch->slots[op].is_repair)
         return;
+    if (batch->slots[op].is_deleted && status == MEMKV_ERR_NOT_FOUND)
+        status = MEMKV_OK;
     it->status = status;
     if (is_read && status != MEMKV_OK)
         mkv_peer_count(share->peer, mkv_client_miss(status), 1);
@@ -70,18 +72,23 @@ static bool is_before(const mkv_share *a, uint64_t score_a, const mkv_share *b,
     return strcmp(a->peer->name, b->peer->name) < 0;
 }
 
-/* The first live server of the key's order that comes behind `behind` (NULL: of all);
- * NULL: there is none. */
-static mkv_share *place(mkv_batch *batch, const memkv_op *op, const mkv_share *behind)
+static uint32_t slot_of(const memkv_op *op)
 {
-    uint32_t slot = mkv_placement_slot(op->key, op->key_len);
+    return mkv_placement_slot(op->key, op->key_len);
+}
+
+/* The first server of the slot's order that comes behind `behind` (NULL: of all) and is
+ * live, or `any`; NULL: there is none. */
+static mkv_share *next_in_order(mkv_batch *batch, uint32_t slot,
+                                const mkv_share *behind, bool any)
+{
     uint64_t behind_score =
         behind != NULL ? mkv_placement_score(behind->peer->name, slot) : 0;
     mkv_share *best = NULL;
     uint64_t best_score = 0;
     for (size_t i = 0; i < batch->n_shares; i++) {
         mkv_share *share = &batch->shares[i];
-        if (!mkv_peer_is_live(share->peer))
+        if (!any && !mkv_peer_is_live(share->peer))
             continue;
         uint64_t score = mkv_placement_score(share->peer->name, slot);
         if (behind != NULL &&
@@ -95,13 +102,27 @@ static mkv_share *place(mkv_batch *batch, const memkv_op *op, const mkv_share *b
     return best;
 }
 
+static mkv_share *first_live(mkv_batch *batch, uint32_t slot)
+{
+    _Atomic uint16_t *known = &batch->firsts[slot];
+    uint16_t first = atomic_load_explicit(known, memory_order_relaxed);
+    if (first == 0) {
+        mkv_share *share = next_in_order(batch, slot, NULL, true);
+        first = (uint16_t)(share - batch->shares + 1);
+        atomic_store_explicit(known, first, memory_order_relaxed);
+    }
+    mkv_share *share = &batch->shares[first - 1];
+    return mkv_peer_is_live(share->peer) ? share
+                                         : next_in_order(batch, slot, NULL, false);
+}
+
 void mkv_batch_pass_on(mkv_share *share, uint32_t op, int status)
 {
     mkv_batch *batch = share->batch;
     mkv_slot *slot = &batch->slots[op];
     mkv_share *next = NULL;
     if (batch->n_shares > 1 && !slot->is_repair && slot->moves < MAX_MOVES)
-        next = place(batch, &batch->ops[op], share);
+        next = next_in_order(batch, slot_of(&batch->ops[op]), share, false);
     if (next == NULL) {
         mkv_batch_finish(share, op, status);
         return;
@@ -148,7 +169,7 @@ static int check_op(const memkv_op *op)
 /* With nobody live, the first one: it knows what is wrong. */
 static mkv_share *share_of(mkv_batch *batch, const memkv_op *op)
 {
-    mkv_share *share = batch->n_shares > 1 ? place(batch, op, NULL) : NULL;
+    mkv_share *share = batch->n_shares > 1 ? first_live(batch, slot_of(op)) : NULL;
     return share != NULL ? share : &batch->shares[0];
 }
 
@@ -173,6 +194,7 @@ static int make_batch(memkv_client *client, memkv_op *ops, size_t n, int timeout
     *batch = (mkv_batch){.ops = ops,
                          .self = &client->config.self,
                          .n_shares = client->n_peers,
+                         .firsts = client->firsts,
                          .wake_fd = -1};
     batch->deadline_ns =
         mkv_now_ns() + (timeout_ms > 0 ? timeout_ms : 0) * MKV_NS_PER_MS;
@@ -308,8 +330,8 @@ static void staff_all(mkv_batch *batch)
         for (size_t i = 0; i < batch->n_shares; i++)
             for (int kind = 1; kind >= 0; kind--) {
                 mkv_share *share = &batch->shares[i];
-                if (mkv_queue_is_empty(&share->queues[kind]) || share->is_waiting[kind] ||
-                    has_room(share, kind))
+                if (mkv_queue_is_empty(&share->queues[kind]) ||
+                    share->is_waiting[kind] || has_room(share, kind))
                     continue;
                 staff(share, kind);
                 n_moving++;
@@ -414,10 +436,10 @@ static int turn(mkv_batch *batch, const memkv_client *client)
 
 static void close_lane(mkv_lane *lane, int status)
 {
+    int64_t silence_ns = mkv_lane_silence_ns(lane);
+    if (status == MEMKV_ERR_TIMEOUT && silence_ns > 0)
+        mkv_peer_silent(lane->share->peer, silence_ns);
     if (lane->requests != NULL) {
-        int64_t silence_ns = mkv_lane_silence_ns(lane);
-        if (status == MEMKV_ERR_TIMEOUT && silence_ns > 0)
-            mkv_peer_silent(lane->share->peer, silence_ns);
         mkv_peer_count(lane->share->peer, MKV_TIMEOUTS, 1);
         mkv_session_hang_up(&lane->conn->session, status);
         mkv_lane_abandon(lane, status, mkv_batch_finish);

@@ -14,6 +14,8 @@
 
 #include "protocol/bytes.h"
 
+#define SMALL 256 /* a part of what seeds a checksum, usually */
+
 _Static_assert(sizeof(XXH3_state_t) <= sizeof(((mkv_summer *)0)->block) &&
                    sizeof(XXH3_state_t) <= sizeof(((mkv_summer *)0)->outer),
                "mkv_summer has no place for XXH3_state_t");
@@ -35,10 +37,27 @@ static void add_framed(XXH3_state_t *state, const void *data, size_t len)
         XXH3_64bits_update(state, data, len);
 }
 
+static size_t append_framed(uint8_t *dst, const void *data, size_t len)
+{
+    mkv_put_u32(dst, (uint32_t)len);
+    if (len > 0)
+        memcpy(dst + 4, data, len);
+    return 4 + len;
+}
+
 uint64_t mkv_checksum_seed(const void *name_space, size_t name_space_len,
                            const void *key, size_t key_len, const void *header,
                            size_t header_len)
 {
+    /* In one piece it takes a fraction of the time: placing a key asks for a hash of
+     * each server. */
+    if (name_space_len <= SMALL && key_len <= SMALL && header_len <= SMALL) {
+        uint8_t all[3 * (4 + SMALL)];
+        size_t len = append_framed(all, name_space, name_space_len);
+        len += append_framed(all + len, key, key_len);
+        len += append_framed(all + len, header, header_len);
+        return XXH3_64bits(all, len);
+    }
     XXH3_state_t state;
     XXH3_64bits_reset(&state);
     add_framed(&state, name_space, name_space_len);

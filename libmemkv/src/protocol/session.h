@@ -99,7 +99,8 @@ typedef struct mkv_session {
 
 /* A client's session has its HELLO queued at once.  MEMKV_ERR_INVALID: the label. */
 int mkv_session_init(mkv_session *session, mkv_role role, const mkv_identity *self);
-/* Frees the taggers; queued nodes stay their owner's: take them from out_head first. */
+/* Frees the taggers; queued nodes stay their owner's: take them from out_head first, but
+ * for hello_node and auth_node, which are the session's own. */
 void mkv_session_fini(mkv_session *session);
 bool mkv_session_is_open(const mkv_session *session);
 /* Open, and between frames both ways. */
@@ -115,7 +116,7 @@ mkv_event mkv_session_next(mkv_session *session);
 
 /* Answers TABLE: frame.table_len bytes, the session's until END. */
 void mkv_session_give_table(mkv_session *session, uint8_t *table);
-/* Answers BODY: memory for the next bytes of the body, at most body_left in all.  The
+/* Answers BODY: memory for the next bytes of the body, 1 to body_left in all.  The
  * array is the session's, which consumes it, until the next BODY or END.  The owner
  * learns from body_left how far it has come. */
 void mkv_session_give_sink(mkv_session *session, struct iovec *iov, size_t n);

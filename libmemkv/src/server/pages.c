@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pages.c: next-fit over a bitmap of free pages, in ascending runs; free neighbours
+ * pages.c: first-fit over a bitmap of free pages, in ascending runs; free neighbours
  * merge by themselves.  A second bitmap says which words of the first are worth looking
  * at, so that a nearly full pool of terabytes is searched in microseconds.  The links
  * of a chain stand outside the pages.  Knows no values. */
@@ -186,8 +186,6 @@ bool mkv_pages_take(mkv_pages *pages, mkv_chain *chain, uint32_t n)
     pages->n_free -= n;
     while (n > 0) {
         uint32_t first = find_free(pages, pages->next);
-        if (first == NO_PAGE)
-            first = find_free(pages, 0);
         uint32_t count = count_free(pages, first, n);
         mark(pages, first, count, false);
         append_run(pages, chain, first, count);
@@ -203,6 +201,9 @@ void mkv_pages_give(mkv_pages *pages, mkv_chain *chain)
     for (uint32_t first = chain->first; chain->n_pages > 0;) {
         mkv_run run = pages->runs[first];
         mark(pages, first, run.n_pages, true);
+        /* Used ones before fresh ones: the kernel clears a page at its first touch. */
+        if (first < pages->next)
+            pages->next = first;
         chain->n_pages -= run.n_pages;
         first = run.next;
     }

@@ -28,7 +28,7 @@ typedef struct mkv_pages {
     uint64_t *summary; /* a bit a word of `free` that is not zero */
     uint32_t n_pages;
     uint32_t n_free;
-    uint32_t next; /* the search begins here */
+    uint32_t next; /* none before it is free */
 } mkv_pages;
 
 typedef struct mkv_chain { /* all zero: empty */

@@ -97,6 +97,8 @@ static void remove_channel(mkv_worker *worker, mkv_channel *channel)
     epoll_ctl(worker->epoll, EPOLL_CTL_DEL, channel->fd, NULL);
     set_flying(worker, channel, false);
     set_busy(worker, channel, false);
+    /* a close does not do it while a child just forked still has the descriptor */
+    epoll_ctl(worker->epoll, EPOLL_CTL_DEL, channel->fd, NULL);
     if (channel->prev != NULL)
         channel->prev->next = channel->next;
     else
