@@ -34,6 +34,8 @@ _METRICS = {
     "put_stored": ("stored", ""),
     "get_bytes": ("read_bytes", ""),
     "put_bytes": ("written_bytes", ""),
+    "bytes_remote": ("moved_bytes", "rdma"),
+    "bytes_inline": ("moved_bytes", "stream"),
 }
 _HELP = {
     "ops": ("op", "Items asked of the server."),
@@ -42,6 +44,7 @@ _HELP = {
     "stored": ("", "Items stored."),
     "read_bytes": ("", "Bytes of values read."),
     "written_bytes": ("", "Bytes of values stored."),
+    "moved_bytes": ("way", "Bytes of values read and stored, by rdma or stream."),
     "events": ("event", "What went otherwise than smoothly, and dials."),
 }
 
