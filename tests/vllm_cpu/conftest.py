@@ -1,5 +1,5 @@
-"""What the tests with a real vLLM share.  ``make test-vllm`` runs them, in an environment
-that has vLLM; elsewhere they are not collected."""
+"""What the tests with a real vLLM share.  ``make test-vllm`` runs them, in an
+environment that has it; elsewhere they are not collected."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ def store_again(engine: Engine, site: Site, prompts: list[Prompt]) -> None:
     def is_stored() -> bool:
         values = site.memkv.counters()["values"]
         if values < len(prompts) * site.chunks:
+            engine.forget()
             engine.generate(*prompts)
             return False
         return True
@@ -34,7 +35,7 @@ def kill_server(
     reference: Reference,
 ) -> None:
     """Every request is answered, right, and sooner than the longest that a load may
-    take, although all of them were found and none could be loaded."""
+    take, although what was found for them cannot be loaded."""
     store_again(engine, site, prompts)
     relay = site.memkv.relay
     relay.arm(moment, site.memkv.kill)

@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -136,9 +137,9 @@ class Engine(Process):
         command = (sys.executable, "-m", "vllm_cpu.engine", json.dumps(options))
         super().__init__(name, command, folder, **(fixed | settings))
         self._buffer = b""
+        self.forget: Callable[[], None] = lambda: None
+        """Empties LMCache's own memory, where it keeps what it could not store."""
         self._receive(START_S)
-        self.said_at_start = self.said()
-        """Before the first request."""
 
     def generate(self, *prompts: Prompt) -> Run:
         """Requests ``prompts`` together."""
@@ -296,6 +297,12 @@ def _free_port() -> int:
         return port
 
 
+def _clear(url: str) -> None:
+    request = urllib.request.Request(url, data=b"", method="POST")  # noqa: S310
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        assert answer.status == 200
+
+
 @contextlib.contextmanager
 def multi_process(site: Site, name: str, *, keeps: bool = True) -> Iterator[Engine]:
     """``lmcache server`` with the adapter, and vLLM beside it."""
@@ -337,6 +344,7 @@ def multi_process(site: Site, name: str, *, keeps: bool = True) -> Iterator[Engi
 
             wait_until(is_ready, timeout=START_S)
             with Engine(name, site.model, site.folder, transfer) as engine:
+                engine.forget = lambda: _clear(f"http://127.0.0.1:{http}/cache/clear")
                 yield engine
     finally:
         Path("/dev/shm", shared).unlink(missing_ok=True)  # noqa: S108
