@@ -116,7 +116,7 @@ def test_a_link_that_breaks_costs_no_value(
 
 
 def test_no_library_no_rdma_but_service(rdma_server: NativeServer) -> None:
-    """`auto` says why and goes inline; with `rdma` the server is down, with the reason."""
+    """`auto` says why and goes inline; with `rdma` the server counts as down."""
     missing = "/nonexistent/libibverbs.so.1"
     with client_of(rdma_server, missing) as client:
         assert client.put(b"key", noise(SIZE))

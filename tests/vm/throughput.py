@@ -4,9 +4,9 @@
     tests/vm/throughput.py RDMA_LOOP [--least 0.85] [--rounds 5] [--most 15]
 
 Runs in the machine of tests/vm/run, the two in turns; prints the best round of each in
-MiB/s, and their ratio, as JSON.  The best, because a busy host only ever takes away, and
-most from who sleeps, which the tools never do; as long as a ratio is below --least there
-are more rounds.  The exit status is 1 when it still is after --most of them.
+MiB/s, and their ratio, as JSON.  The best, because a busy host only ever takes away,
+most from who sleeps, which the tools never do; as long as a ratio is below --least
+there are more rounds.  The exit status is 1 when it still is after --most of them.
 """
 
 from __future__ import annotations
