@@ -7,6 +7,7 @@ in every call.  Policy (retries, what is an error) is the client's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from itertools import accumulate, repeat
 from typing import TYPE_CHECKING, Any, Final
 
 from memkv_lmcache._memkv import ffi, lib
-from memkv_lmcache.errors import Status, UsageError, error_for
+from memkv_lmcache.errors import MemKVError, Status, UsageError, error_for
 from memkv_lmcache.ops import OP, Entry, Result, pack_ops, unpack_ops
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class _Handle:
         self._changed = threading.Condition()
         self._inside = 0
         self._closed = False
+        self._kept: list[Any] = []
 
     def __enter__(self) -> Any:
         # before the lock: in a forked child nobody might ever release it
@@ -169,6 +171,17 @@ class _Handle:
         with self._changed:
             self._inside -= 1
             self._free_if_last()
+
+    def keep(self, export: Any) -> None:
+        """A buffer of Python's that the library uses beyond this call."""
+        with self._changed:
+            self._kept.append(export)
+
+    def give_back(self, export: Any) -> None:
+        """The library has let go of it."""
+        with self._changed:
+            self._kept = [each for each in self._kept if each is not export]
+        ffi.release(export)
 
     def stop(self) -> None:
         """Lets the calls inside end soon."""
@@ -201,7 +214,50 @@ class _Handle:
         if self._closed and self._inside == 0 and self._pointer is not None:
             self._free(self._pointer)
             self._pointer = None
+            for export in self._kept:
+                ffi.release(export)
+            self._kept.clear()
             self._changed.notify_all()
+
+
+def _transport(name: str) -> int:
+    return int(getattr(lib, f"MEMKV_TRANSPORT_{name.upper()}"))
+
+
+def _text(text: str | None) -> Any:
+    return ffi.NULL if text is None else ffi.new("char[]", text.encode())
+
+
+class NativeRegion:
+    """``memkv_region``: memory lent until :meth:`release` or the client's end."""
+
+    def __init__(self, handle: _Handle, buffer: Buffer) -> None:
+        self._handle = handle
+        self._lock = threading.Lock()
+        export = ffi.from_buffer(_BYTES, buffer, require_writable=True)
+        out, error = ffi.new("memkv_region **"), ffi.new("memkv_error *")
+        with handle as client:
+            status = lib.memkv_region_register(client, export, len(export), out, error)
+            _raise(status, error)
+            handle.keep(export)
+        self._pointer, self._export = out[0], export
+
+    def release(self) -> None:
+        """No peer reaches the memory any more; no call may use it.  Again: nothing."""
+        with self._lock:
+            pointer, self._pointer = self._pointer, None
+            if pointer is None:
+                return
+            # a client that is closed releases it with its end
+            with contextlib.suppress(MemKVError), self._handle:
+                lib.memkv_region_release(pointer)
+                self._handle.give_back(self._export)
+
+    def __enter__(self) -> NativeRegion:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 class NativeClient:
@@ -214,6 +270,9 @@ class NativeClient:
         namespace: bytes,
         auth_key: bytes | None,
         connections: int,
+        transport: str = "auto",
+        rdma_devices: str | None = None,
+        verbs_library: str | None = None,
     ) -> None:
         texts = [ffi.new("char[]", t.encode()) for pair in servers for t in pair]
         addresses = ffi.new("memkv_address[]", len(servers))
@@ -227,6 +286,9 @@ class NativeClient:
         config.name_space, config.name_space_len = space, len(namespace)
         config.auth_key = key
         config.connections = connections
+        config.transport = _transport(transport)
+        devices, library = _text(rdma_devices), _text(verbs_library)
+        config.rdma_devices, config.verbs_library = devices, library
         out, error = ffi.new("memkv_client **"), ffi.new("memkv_error *")
         _raise(lib.memkv_client_open(config, out, error), error)
         self._handle = _Handle(
@@ -288,6 +350,11 @@ class NativeClient:
             with self._handle as client:
                 _raise(lib.memkv_run(client, table, n, timeout_ms))
         return unpack_ops(ops, room, rooms)
+
+    def register_region(self, buffer: Buffer) -> NativeRegion:
+        """Lets values in this writable memory travel by RDMA, once :meth:`tend` has
+        registered it with the devices; nobody waits for that here."""
+        return NativeRegion(self._handle, buffer)
 
     def list_page(
         self, server: str, cursor: int, timeout_ms: int, limit: int = _LIST_ENTRIES
@@ -384,6 +451,9 @@ class NativeServer:
         page_size: int | None = None,
         default_ttl_ms: int | None = None,
         max_connections: int | None = None,
+        transport: str = "auto",
+        rdma_devices: str | None = None,
+        verbs_library: str | None = None,
     ) -> None:
         config = ffi.new("memkv_server_config *")
         lib.memkv_server_config_init(config)
@@ -391,6 +461,9 @@ class NativeServer:
         called = ffi.NULL if name is None else ffi.new("char[]", name.encode())
         key = ffi.NULL if auth_key is None else ffi.from_buffer(_BYTES, auth_key)
         config.address, config.name, config.auth_key = where, called, key
+        config.transport = _transport(transport)
+        devices, library = _text(rdma_devices), _text(verbs_library)
+        config.rdma_devices, config.verbs_library = devices, library
         numbers = {
             "memory": memory,
             "page_size": page_size,
@@ -413,6 +486,14 @@ class NativeServer:
         with self._handle as server:
             _raise(lib.memkv_server_address(server, text, len(text)))
         return _string(text)
+
+    @property
+    def why_no_rdma(self) -> str | None:
+        """None: clients may have it."""
+        text = ffi.new("char[]", 512)
+        with self._handle as server:
+            status = lib.memkv_server_rdma(server, text, len(text))
+        return None if status == Status.OK else _string(text)
 
     def run(self) -> None:
         """Makes the calling thread one more network worker; returns after stop."""

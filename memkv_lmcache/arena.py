@@ -3,11 +3,12 @@
 
 LMCache closes its CPU backend, and with it the arena, before it closes the plugins.
 So whoever moves bytes registers here, and is told to be quiet before the arena goes.
-Knows the allocator only by its ``close``.
+Knows the allocator only by its ``close`` and its buffer.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 from collections.abc import Callable
@@ -17,6 +18,20 @@ logger = logging.getLogger(__name__)
 
 _ATTRIBUTE = "_memkv_arena_guard"
 _install_lock = threading.Lock()
+
+
+def memory_at(address: int, size: int) -> memoryview:
+    """Memory of somebody else's, who keeps it until no one uses this view."""
+    return memoryview((ctypes.c_char * size).from_address(address))
+
+
+def arena_of(allocator: Any) -> memoryview | None:
+    """The one piece of memory that ``allocator`` hands out parts of, if it has one."""
+    for name in ("buffer", "cpu_buffer"):
+        tensor = getattr(allocator, name, None)
+        if tensor is not None and hasattr(tensor, "data_ptr"):
+            return memory_at(tensor.data_ptr(), tensor.numel() * tensor.element_size())
+    return None
 
 
 class ArenaUser(Protocol):

@@ -21,7 +21,7 @@ from lmcache.observability import LMCStatsMonitor
 from lmcache.utils import LayerCacheEngineKey
 from lmcache.v1.storage_backend.abstract_backend import StoragePluginInterface
 
-from memkv_lmcache.arena import ArenaGuard
+from memkv_lmcache.arena import ArenaGuard, arena_of
 from memkv_lmcache.client import Client
 from memkv_lmcache.config import ClientConfig, load
 from memkv_lmcache.errors import MemKVError, Status
@@ -134,7 +134,18 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
         self._guard = None if allocator is None else ArenaGuard.of(allocator)
         if self._guard is not None:
             self._guard.add(self)
+            self._register(allocator)
         warn_about_keys(self.config, self.metadata, settings.namespace)
+
+    def _register(self, allocator: Any) -> None:
+        """Has the client register the arena with the RDMA devices, later and elsewhere;
+        its end releases it, before the arena goes."""
+        try:
+            arena = arena_of(allocator)
+            if arena is not None:
+                self._client.register(arena)
+        except Exception as error:
+            logger.warning("MemKV: values will be copied by the CPU: %s", error)
 
     def __str__(self) -> str:
         return type(self).__name__
@@ -353,7 +364,7 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
             self._loads.close()
             self._background.close()
             drained = self._puts.close(DRAIN_TIMEOUT)
-            self._client.close()
+            is_closed = self._client.close()
             deadline = time.monotonic() + QUIET_TIMEOUT
             quiet = all(
                 part.wait_idle(max(0.0, deadline - time.monotonic()))
@@ -361,7 +372,7 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
             )
         if not drained:
             logger.warning("MemKV: puts were still queued at the end and are dropped")
-        return quiet
+        return is_closed and quiet
 
     def close(self) -> None:
         """Ends it within a bound.  Later calls are misses."""

@@ -21,6 +21,7 @@ from memkv_lmcache._ffi import (
     OP_PUT,
     OP_STAT,
     NativeClient,
+    NativeRegion,
     milliseconds,
     strerror,
 )
@@ -78,6 +79,7 @@ class Client:
         namespace: str | None = None,
         auth_key: str | bytes | None = None,
         num_connections: int | None = None,
+        transport: str | None = None,
         timeout: float = 10.0,
         config: ClientConfig | None = None,
         counters: Counters | None = None,
@@ -87,6 +89,7 @@ class Client:
             "namespace": namespace,
             "auth_key": auth_key,
             "num_connections": num_connections,
+            "transport": transport,
         }
         if config is None:
             config = load(given)
@@ -100,6 +103,9 @@ class Client:
             namespace=config.namespace.encode(),
             auth_key=config.auth_key,
             connections=config.num_connections,
+            transport=config.transport,
+            rdma_devices=config.rdma_devices,
+            verbs_library=config.verbs_library,
         )
         # without a reference to self, so that a forgotten client can be noticed
         self._tender = threading.Thread(
@@ -190,6 +196,18 @@ class Client:
     ) -> Results:
         """Removes values; NOT_FOUND for those that were not there."""
         return self._native.run(OP_DELETE, keys, self._ms(timeout))
+
+    # ---- memory ----------------------------------------------------------------------
+
+    def register(self, buffer: Buffer) -> NativeRegion:
+        """Lets values of 64 KiB or more in this writable memory travel by RDMA.
+
+        Returns at once; the devices get it in the background (seconds a GiB), and
+        until then, as without RDMA, the values travel on the stream.  The memory is
+        lent until the region's ``release``, or the end of a ``with`` block, by when no
+        call may use it any more; closing the client releases what is left.
+        """
+        return self._native.register_region(buffer)
 
     # ---- single operations -----------------------------------------------------------
 
@@ -306,17 +324,20 @@ class Client:
 
     # ---- its life --------------------------------------------------------------------
 
-    def close(self) -> None:
+    def close(self) -> bool:
         """Ends calls under way with CLOSED and frees everything; again does nothing.
 
-        Waits up to 5 seconds for them; a call still inside then frees as it leaves.
+        Waits up to 5 seconds for them.  False: a call is still inside, uses its memory,
+        and frees as it leaves.
         """
         if self._exporter is not None:
             self._exporter.remove(self._figures)
-        if self._native.close(_CLOSE_S):
+        is_closed = self._native.close(_CLOSE_S)
+        if is_closed:
             self._tender.join(_CLOSE_S)
         else:
             _log.warning("closed, but a call is still inside after %g s", _CLOSE_S)
+        return is_closed
 
     def __enter__(self) -> Self:
         return self

@@ -20,10 +20,12 @@ from memkv_lmcache.addresses import ServerAddress, check_address, parse_servers
 from memkv_lmcache.errors import ConfigError
 from memkv_lmcache.settings import (
     parse_auth_key,
+    parse_devices,
     parse_flag,
     parse_seconds,
     parse_size,
     parse_text,
+    parse_transport,
     read_auth_key,
     read_yaml,
     unknown_setting,
@@ -53,17 +55,6 @@ def _namespace(value: object, where: str) -> str:
     return text
 
 
-def _transport(value: object, where: str) -> str:
-    if value == "rdma":
-        raise ConfigError(
-            f"{where}: 'rdma' is not possible: this build carries payload on the "
-            "stream only; write auto or tcp"
-        )
-    if value not in ("auto", "tcp"):
-        raise ConfigError(f"{where}: {value!r} is not one of auto, tcp")
-    return str(value)
-
-
 def _bind(value: object, where: str) -> str:
     text = parse_text(value, where)
     if text.startswith("unix:"):
@@ -84,7 +75,13 @@ class ClientConfig:
     )
     namespace: str = _setting("", _namespace)
     """Up to 128 bytes of UTF-8; keys of different namespaces never meet."""
-    transport: str = _setting("auto", _transport)
+    transport: str = _setting("auto", parse_transport)
+    """``auto``: RDMA where it works, else the stream; ``tcp``: the stream; ``rdma``: a
+    server without RDMA counts as down."""
+    rdma_devices: str | None = _setting(None, parse_devices)
+    """``mlx5_0,mlx5_1``; None: chosen by the address."""
+    verbs_library: str | None = _setting(None, parse_text)
+    """A file; None: ``libibverbs.so.1``."""
     auth_key: bytes | None = _setting(None, parse_auth_key, repr=False)
     """32 bytes, also set by ``auth_key_file``; None for open servers."""
     num_connections: int = _setting(4, whole_number(1, 64))
@@ -117,7 +114,6 @@ _FIELDS = {field.name: field for field in dataclasses.fields(ClientConfig)}
 _KEY, _KEY_FILE = "auth_key", "auth_key_file"
 _IGNORED = {
     "license": "none is needed",
-    "rdma_devices": "this build carries payload on the stream only",
     "otel_endpoint": "there is no OpenTelemetry export",
 }
 KNOWN = frozenset({*_FIELDS, _KEY_FILE, *_IGNORED})

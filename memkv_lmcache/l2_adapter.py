@@ -25,6 +25,7 @@ try:
 except ImportError:  # before LMCache 0.5.3
     from lmcache.native_storage_ops import Bitmap
 
+from memkv_lmcache.arena import memory_at
 from memkv_lmcache.client import Client
 from memkv_lmcache.errors import MemKVError, Status
 from memkv_lmcache.hints import Depths
@@ -72,7 +73,10 @@ class MemKVL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # untyped
     """
 
     def __init__(
-        self, config: MemKVL2AdapterConfig | Mapping[str, object], **_: Any
+        self,
+        config: MemKVL2AdapterConfig | Mapping[str, object],
+        l1_memory_desc: Any = None,
+        **_: Any,
     ) -> None:
         # no capacity: LMCache's eviction must not empty what others use as well
         super().__init__(max_capacity_bytes=0)
@@ -86,6 +90,9 @@ class MemKVL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # untyped
         self._lookup_results: Results[Bitmap] = Results()
         self._load_results: Results[Bitmap] = Results()
         self._client = Client(config=settings.client)
+        if l1_memory_desc is not None and l1_memory_desc.ptr and l1_memory_desc.size:
+            # the client registers it with the RDMA devices, later and elsewhere
+            self._client.register(memory_at(l1_memory_desc.ptr, l1_memory_desc.size))
         depths = Depths()
         self._lookups = Lookups(
             self._client,
@@ -248,9 +255,10 @@ class MemKVL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # untyped
         """
         self._lookups.close()
         self._transfers.close()
-        self._client.close()
+        is_closed = self._client.close()
         parts = (self._transfers, self._lookups)
-        if not all(part.wait_idle(QUIET_TIMEOUT) for part in parts):
+        is_quiet = all(part.wait_idle(QUIET_TIMEOUT) for part in parts)
+        if not (is_closed and is_quiet):
             logger.error("MemKV: a transfer is still running while its memory is freed")
         for results in (self._store_results, self._lookup_results, self._load_results):
             results.close()

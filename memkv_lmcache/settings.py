@@ -109,6 +109,26 @@ def parse_text(value: object, where: str) -> str:
     return value
 
 
+def parse_transport(value: object, where: str) -> str:
+    """How payload may travel."""
+    if value not in ("auto", "tcp", "rdma"):
+        raise ConfigError(f"{where}: {value!r} is not one of auto, tcp, rdma")
+    return str(value)
+
+
+def parse_devices(value: object, where: str) -> str | None:
+    """RDMA devices, ``mlx5_0,mlx5_1`` or a list of them; None: none is named."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and re.fullmatch(r"\s*[\w.:-]*\s*", name)
+        for name in names
+    ):
+        raise ConfigError(
+            f"{where}: {value!r} does not name devices; write mlx5_0,mlx5_1 or a list"
+        )
+    return ",".join(filter(None, (name.strip() for name in names))) or None
+
+
 def parse_flag(value: object, where: str) -> bool:
     """true or false, also as yes/no, on/off, 1/0."""
     flag = _FLAGS.get(str(value).lower())

@@ -20,7 +20,8 @@ _log = logging.getLogger(__name__)
 _TEND_MS = 200
 UP = "up"
 _DOWN = "down: "
-_STRANGER = "up: "
+_STRANGER = "calls itself "
+_RDMA = "rdma "
 
 
 def tend(
@@ -43,10 +44,11 @@ class _Watch:
 
     def __init__(self, server: ServerAddress, transport: str) -> None:
         self.server = server
-        self._how = "a Unix socket" if server.address.startswith("unix:") else "TCP"
-        self._why = f"transport: {transport}"
+        self._stream = "a Unix socket" if server.address.startswith("unix:") else "TCP"
+        self._transport = transport
         self._is_up: bool | None = None
         self._strange = ""
+        self._way = ""
         self._since = 0.0
 
     def look(self, state: str) -> None:
@@ -60,16 +62,31 @@ class _Watch:
                 self._since = time.monotonic()
             self._is_up = False
         elif state.startswith(UP):
-            if self._is_up is None:
-                _log.info("server %s is up over %s (%s)", name, self._how, self._why)
-            elif not self._is_up:
+            if self._is_up is False and self._way:
                 away = time.monotonic() - self._since
                 _log.warning("server %s is up again after %.1f s", name, away)
             self._is_up = True
-            self._look_at_name(name, state)
+            strange, link = _parts(state)
+            self._look_at_way(name, link)
+            self._look_at_name(name, strange)
 
-    def _look_at_name(self, name: str, state: str) -> None:
-        strange = state.removeprefix(_STRANGER) if state != UP else ""
+    def _look_at_way(self, name: str, link: str) -> None:
+        """How payload travels and why: one line once that is known, one at a change."""
+        if link.startswith(_RDMA):
+            way = f"RDMA ({link.removeprefix(_RDMA)})"
+        elif link:
+            way = f"{self._stream} ({link.partition(': ')[2]})"
+        elif self._transport == "tcp":
+            way = f"{self._stream} (transport: tcp)"
+        else:
+            return
+        if way != self._way:
+            is_worse = self._way.startswith("RDMA") and not way.startswith("RDMA")
+            level = logging.WARNING if is_worse else logging.INFO
+            _log.log(level, "server %s is up over %s", name, way)
+        self._way = way
+
+    def _look_at_name(self, name: str, strange: str) -> None:
         if strange and strange != self._strange:
             _log.warning(
                 "server %s %s: is the address right? Keys are placed by our name for "
@@ -78,3 +95,12 @@ class _Watch:
                 strange,
             )
         self._strange = strange
+
+
+def _parts(state: str) -> tuple[str, str]:
+    """What a server that is up calls itself, and how its payload travels and why."""
+    rest = state.removeprefix(UP).removeprefix(": ")
+    if not rest.startswith(_STRANGER):
+        return "", rest
+    strange, _, link = rest.partition("; ")
+    return strange, link

@@ -28,6 +28,7 @@ from memkv_lmcache.errors import (
     error_for,
 )
 from memkv_lmcache.settings import parse_seconds, read_auth_key
+from memkv_lmcache.tending import UP
 
 
 class Exit(enum.IntEnum):
@@ -135,9 +136,14 @@ def failure(client: Client, result: Result, key: str) -> MemKVError:
         return error_for(status, text)
     if isinstance(error, ConnectionLost | AuthError | Timeout):
         states = client.state()
-        wrong = [explain(name, s) for name, s in states.items() if s != "up"]
+        wrong = [explain(name, s) for name, s in states.items() if not is_fine(s)]
         return error_for(status, "; ".join(wrong) or f"{key}: no answer in time")
     return error_for(status, f"{key}: {error.text}")
+
+
+def is_fine(state: str) -> bool:
+    """Whether the server is up, and is the one that we take it for."""
+    return state.startswith(UP) and "calls itself" not in state
 
 
 def explain(server: str, trouble: str) -> str:

@@ -10,6 +10,7 @@ import click
 from memkv_lmcache.cli.common import (
     Parsed,
     explain,
+    is_fine,
     json_option,
     print_json,
     raise_worst,
@@ -69,7 +70,7 @@ def _entries(client: Client, errors: list[MemKVError]) -> Iterator[Entry]:
             yield from client.list(server=server)
         except MemKVError as error:
             state = client.state()[server]
-            text = error.text if state == "up" else state
+            text = error.text if is_fine(state) else state
             errors.append(error_for(error.status, explain(server, text)))
 
 

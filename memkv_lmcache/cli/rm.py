@@ -10,6 +10,7 @@ import click
 from memkv_lmcache.cli.common import (
     explain,
     failure,
+    is_fine,
     json_option,
     print_json,
     raise_worst,
@@ -81,7 +82,7 @@ def _erase(client: Client, as_json: bool) -> None:
             erased[server] = erase(client.config, server, _TIMEOUT_S)
         except MemKVError as error:
             state = client.state()[server]
-            text = error.text if state == "up" else state
+            text = error.text if is_fine(state) else state
             errors.append(error_for(error.status, explain(server, text)))
         else:
             if not as_json:

@@ -79,6 +79,7 @@ def serve(path: str | None, as_json: bool, **settings: Any) -> None:
         address: 127.0.0.1:9900
         name: ...                # the address
         auth_key: ...            # 64 hex digits in quotes; or auth_key_file: PATH
+        transport: auto          # rdma if it works; tcp: never; rdma: no start without
         workers: ...             # one a processor, up to 4
         max_connections: 16384
         admin_address: ...       # 127.0.0.1 and the next port; off: none
@@ -87,6 +88,9 @@ def serve(path: str | None, as_json: bool, **settings: Any) -> None:
         max_size: 1 GiB          # pages, keys, headers and index: a hard bound
         page_size: 64 KiB        # a power of two, 4 KiB to 1 MiB
         default_ttl_s: 0         # seconds a value lives; 0: until evicted
+      rdma:
+        devices: ...             # [mlx5_0, mlx5_1]; by the address that is used
+        verbs_library: ...       # libibverbs.so.1
       storage:
         mode: memory
     """
@@ -95,9 +99,10 @@ def serve(path: str | None, as_json: bool, **settings: Any) -> None:
 
 
 def _announce(serving: Serving) -> None:
+    why = f" (no rdma: {serving.no_rdma})" if serving.no_rdma else ""
     click.echo(
         f"memkv serves on {serving.address}: memory {size_text(serving.memory)}, "
-        f"transports {', '.join(serving.transports)}, "
+        f"transports {', '.join(serving.transports)}{why}, "
         f"auth {'on' if serving.auth else 'off'}, workers {serving.workers}, "
         f"name {serving.name}, "
         + (f"admin http://{serving.admin}" if serving.admin else "admin off")

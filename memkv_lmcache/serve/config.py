@@ -18,10 +18,12 @@ from memkv_lmcache.addresses import check_address
 from memkv_lmcache.errors import ConfigError
 from memkv_lmcache.settings import (
     parse_auth_key,
+    parse_devices,
     parse_flag,
     parse_seconds,
     parse_size,
     parse_text,
+    parse_transport,
     read_auth_key,
     read_yaml,
     unknown_setting,
@@ -56,6 +58,12 @@ class ServerConfig:
     memory: int = GIB
     """Bytes: pages, keys, headers and index together, a hard bound."""
     page_size: int = 64 * KIB
+    transport: str = "auto"
+    """``auto``: RDMA if it works; ``tcp``: never; ``rdma``: no start without it."""
+    rdma_devices: str | None = None
+    """``mlx5_0,mlx5_1``; None: chosen by the address."""
+    verbs_library: str | None = None
+    """A file; None: ``libibverbs.so.1``."""
     workers: int = field(default_factory=default_workers)
     max_connections: int = 16384
     default_ttl_s: int = 0
@@ -97,10 +105,14 @@ _SETTINGS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
     "network.name": ("name", parse_text),
     "network.auth_key": ("auth_key", parse_auth_key),
     "network.auth_key_file": ("auth_key", read_auth_key),
+    "network.transport": ("transport", parse_transport),
     "network.workers": ("workers", whole_number(1, _MAX_WORKERS)),
     "network.max_connections": ("max_connections", whole_number(1, 1_000_000)),
     "network.admin_address": ("admin_address", admin_address),
     "network.drain_s": ("drain_s", parse_seconds),
+    "rdma.devices": ("rdma_devices", parse_devices),
+    "rdma.device": ("rdma_devices", parse_devices),
+    "rdma.verbs_library": ("verbs_library", parse_text),
     "memory.max_size": ("memory", parse_size),
     "memory.page_size": ("page_size", _page_size),
     "memory.default_ttl_s": ("default_ttl_s", whole_number(0, _YEAR_S)),
@@ -109,8 +121,6 @@ _SETTINGS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
 _IGNORED: Final = {
     "license": "none is needed",
     "memory.block_size": "values are kept in pages, see memory.page_size",
-    "rdma.device": "this build carries payload on the stream only",
-    "rdma.devices": "this build carries payload on the stream only",
     "rdma.num_worker_threads": "network.workers says how many there are",
     "storage.block_size": "values are kept in memory, see memory.page_size",
 }
@@ -123,6 +133,11 @@ _REFUSED: Final = {
     "network.tls_cert": _NO_TLS,
     "network.tls_key": _NO_TLS,
     "storage.drives": "this build keeps values in memory only; remove it",
+}
+_TWICE: Final = {
+    "auth_key": "network.auth_key and network.auth_key_file in {path}: only one of "
+    "them can be the key",
+    "rdma_devices": "rdma.device and rdma.devices in {path}: write one of them",
 }
 _MODE: Final = "storage.mode"
 _EVICTION: Final = "storage.eviction.enabled"
@@ -174,10 +189,7 @@ def _from_yaml(path: str) -> dict[str, Any]:
         else:
             target, parse = _SETTINGS[name]
             if target in values:
-                raise ConfigError(
-                    f"network.auth_key and network.auth_key_file in {path}: only one "
-                    "of them can be the key"
-                )
+                raise ConfigError(_TWICE[target].format(path=path))
             values[target] = parse(value, where)
     return values
 

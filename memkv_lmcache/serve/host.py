@@ -44,6 +44,8 @@ class Serving(NamedTuple):
     name: str
     memory: int
     transports: tuple[str, ...]
+    no_rdma: str
+    """Why payload does not travel by RDMA; empty: it may."""
     auth: bool
     workers: int
     admin: str
@@ -65,6 +67,9 @@ def serve(config: ServerConfig, announce: Callable[[Serving], None]) -> None:
         page_size=config.page_size,
         default_ttl_ms=config.default_ttl_s * 1000,
         max_connections=config.max_connections,
+        transport=config.transport,
+        rdma_devices=config.rdma_devices,
+        verbs_library=config.verbs_library,
     )
     # threads inherit it: a signal that one of them takes wakes nobody
     signal.pthread_sigmask(signal.SIG_BLOCK, _END)
@@ -92,6 +97,7 @@ class _Host:
         self._failures: list[Exception] = []
         self._address = server.address
         self._name = config.name or self._address
+        self._no_rdma = server.why_no_rdma or ""
         self._metrics = Metrics(
             server.stats,
             uptime_s=lambda: time.monotonic() - self._since,
@@ -179,11 +185,13 @@ class _Host:
 
     def _describe(self) -> Serving:
         config = self._config
+        stream = "unix" if self._address.startswith("unix:") else "tcp"
         return Serving(
             address=self._address,
             name=self._name,
             memory=config.memory,
-            transports=("unix" if self._address.startswith("unix:") else "tcp",),
+            transports=(stream,) if self._no_rdma else (stream, "rdma"),
+            no_rdma=self._no_rdma,
             auth=config.auth_key is not None,
             workers=config.workers,
             admin="" if self._admin is None else self._admin.address,

@@ -49,6 +49,8 @@ def test_every_setting_can_stand_everywhere(yaml_file: Path) -> None:
         "servers": ["a:1", "x=b:2"],
         "namespace": "n",
         "transport": "tcp",
+        "rdma_devices": ["mlx5_0", "mlx5_1"],
+        "verbs_library": "/opt/libibverbs.so.1",
         "auth_key": KEY,
         "num_connections": 2,
         "prometheus_bind": "127.0.0.1:9400",
@@ -59,7 +61,7 @@ def test_every_setting_can_stand_everywhere(yaml_file: Path) -> None:
         "layerwise": True,
         "allow_clear": True,
     }
-    text = {**typed, "servers": "a:1,x=b:2"}
+    text = {**typed, "servers": "a:1,x=b:2", "rdma_devices": "mlx5_0,mlx5_1"}
     environ = {f"MEMKV_{name.upper()}": str(value) for name, value in text.items()}
     yaml_file.write_text("\n".join(f"{name}: {value}" for name, value in text.items()))
     configs = {
@@ -136,7 +138,7 @@ def test_an_unknown_variable_is_a_warning(caplog: pytest.LogCaptureFixture) -> N
     )
 
 
-@pytest.mark.parametrize("name", ["license", "rdma_devices", "otel_endpoint"])
+@pytest.mark.parametrize("name", ["license", "otel_endpoint"])
 def test_settings_without_meaning_are_said_to_be(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -157,8 +159,8 @@ def test_lmcaches_own_keys_are_not_ours() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("transport", "rdma", "on the stream only"),
-        ("transport", "udp", "not one of auto, tcp"),
+        ("transport", "udp", "not one of auto, tcp, rdma"),
+        ("rdma_devices", "mlx5 0", "does not name devices"),
         ("namespace", "x" * 129, "over 128 bytes"),
         ("num_connections", "0", "from 1 to 64"),
         ("num_connections", "many", "from 1 to 64"),

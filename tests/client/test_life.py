@@ -143,10 +143,11 @@ def test_what_a_client_tells_of_its_servers(connect: Connect) -> None:
     [name] = client.servers
     client.put(b"key", b"12345")
     assert client.get(b"key") == b"12345"
-    assert client.state() == {name: "up"}
+    assert client.state().keys() == {name}
+    assert client.state()[name].startswith("up")
     client.stat_many([b"absent", b"gone"])
     stats = client.stats()[name]
-    assert stats.state == "up"
+    assert stats.state.startswith("up")
     assert stats.counters["get_bytes"] == 5
     assert stats.misses == {"absent": 2}
     assert client.probe()["values"] >= 1

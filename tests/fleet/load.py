@@ -119,7 +119,11 @@ def main() -> None:
             if select.select([sys.stdin], [], [], 0)[0]:
                 if not sys.stdin.readline():
                     break
-                up = [name for name, state in client.state().items() if state == "up"]
+                up = [
+                    name
+                    for name, state in client.state().items()
+                    if state.startswith("up")
+                ]
                 print(json.dumps([engine.recent_hits(), up]), flush=True)
         misses: dict[str, int] = {}
         for stats in client.stats().values():

@@ -360,7 +360,8 @@ def test_the_status_counts_and_names_the_servers(control: Controller) -> None:
     control.lookup(make_keys(3))
     status = control.adapter.report_status()
     assert status["is_healthy"] is True
-    assert list(status["servers"].values()) == ["up"]
+    [state] = status["servers"].values()
+    assert state.startswith("up")
     assert status["counters"]["put_stored"] == 2
     assert status["counters"]["lookup_hits"] == 2
     assert status["counters"]["miss_absent"] == 1

@@ -68,6 +68,7 @@ class FakeClient:
         self.config = config
         self.closed = threading.Event()
         self.inside = 0
+        self.registered: list[memoryview] = []
 
     def stat_many(
         self,
@@ -142,8 +143,12 @@ class FakeClient:
 
         return iter([Entry(key) for key in list(self.fleet.values)])
 
-    def close(self) -> None:
+    def register(self, buffer: memoryview) -> None:
+        self.registered.append(buffer)
+
+    def close(self) -> bool:
         self.closed.set()
+        return True
 
     def _run(
         self, name: str, keys: Any, items: Any, act: Any, timeout: float | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import inspect
 import logging
 import threading
@@ -422,6 +423,19 @@ def test_close_is_bounded_when_a_transfer_hangs(
     assert not gate.is_set()
     gate.set()
     assert plugin._puts.wait_idle(10)
+    drop(objects)
+
+
+def test_the_arena_is_registered_whole(make: Make, arena: Arena, fleet: Fleet) -> None:
+    """Once, with every object in it: what RDMA needs to move them without a copy."""
+    make()
+    [client] = fleet.clients
+    [memory] = client.registered
+    first = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    objects = arena.objects(3)
+    for obj in objects:
+        assert first <= obj.tensor.data_ptr() < first + len(memory)
+    assert len(memory) == arena.allocator.buffer.numel()
     drop(objects)
 
 

@@ -20,6 +20,7 @@ network:
   address: 0.0.0.0:9901
   name: memkv-0
   auth_key: "{KEY}"
+  transport: tcp
   workers: 3
   max_connections: 100
   admin_address: 127.0.0.1:9999
@@ -28,6 +29,9 @@ memory:
   max_size: 2 GiB
   page_size: 256 KiB
   default_ttl_s: 60
+rdma:
+  devices: [mlx5_0, mlx5_1]
+  verbs_library: /opt/libibverbs.so.1
 storage:
   mode: memory
   eviction:
@@ -51,6 +55,9 @@ def test_every_setting_reaches_its_field(path: Path) -> None:
         address="0.0.0.0:9901",
         name="memkv-0",
         auth_key=bytes.fromhex(KEY),
+        transport="tcp",
+        rdma_devices="mlx5_0,mlx5_1",
+        verbs_library="/opt/libibverbs.so.1",
         workers=3,
         max_connections=100,
         admin_address="127.0.0.1:9999",
@@ -131,8 +138,6 @@ def test_what_cannot_be_is_refused_by_name(path: Path, text: str, said: str) -> 
     [
         ("license: abc", "license"),
         ("memory: {block_size: 2 MiB}", "memory.block_size"),
-        ("rdma: {devices: [mlx5_0]}", "rdma.devices"),
-        ("rdma: {device: mlx5_0}", "rdma.device"),
         ("rdma: {num_worker_threads: 4}", "rdma.num_worker_threads"),
         ("storage: {block_size: 1 MiB}", "storage.block_size"),
     ],
@@ -146,6 +151,13 @@ def test_what_means_nothing_here_is_accepted_with_a_line(
     [record] = caplog.records
     assert name in record.getMessage()
     assert "ignored" in record.getMessage()
+
+
+def test_one_device_may_be_named_as_the_other_product_does(path: Path) -> None:
+    """rdma.device is rdma.devices; both at once are refused."""
+    assert loaded(path, "rdma: {device: mlx5_0}").rdma_devices == "mlx5_0"
+    with pytest.raises(ConfigError, match=r"rdma\.device and rdma\.devices"):
+        loaded(path, "rdma: {device: mlx5_0, devices: mlx5_1}")
 
 
 NAMES = (
@@ -193,6 +205,7 @@ def test_the_yaml_in_the_help_is_right() -> None:
         "network.address",
         "network.name",
         "network.auth_key",
+        "network.transport",
         "network.workers",
         "network.max_connections",
         "network.admin_address",
@@ -200,10 +213,13 @@ def test_the_yaml_in_the_help_is_right() -> None:
         "memory.max_size",
         "memory.page_size",
         "memory.default_ttl_s",
+        "rdma.devices",
+        "rdma.verbs_library",
         "storage.mode",
     }
     default = ServerConfig()
     assert tree["network"]["address"] == default.address
+    assert tree["network"]["transport"] == default.transport
     assert tree["network"]["max_connections"] == default.max_connections
     assert tree["network"]["drain_s"] == default.drain_s
     assert tree["memory"]["default_ttl_s"] == default.default_ttl_s

@@ -68,8 +68,17 @@ typedef struct memkv_stat {
     uint64_t value;
 } memkv_stat;
 
+/* How payload may travel.  Frames always use the stream: TCP or a Unix socket. */
+typedef enum memkv_transport {
+    MEMKV_TRANSPORT_AUTO = 0, /* RDMA where it works, else the stream; tried again */
+    MEMKV_TRANSPORT_TCP = 1,  /* the stream only */
+    MEMKV_TRANSPORT_RDMA = 2  /* without RDMA: a client's server counts as unreachable,
+                               * a server does not open */
+} memkv_transport;
+
 /* ---- client ---------------------------------------------------------------------- */
 typedef struct memkv_client memkv_client;
+typedef struct memkv_region memkv_region;
 
 typedef struct memkv_address {
     const char *name;    /* keys are placed by it: stable, unique; NULL: the address */
@@ -84,6 +93,9 @@ typedef struct memkv_client_config { /* memkv_client_config_init fills in defaul
     uint32_t name_space_len;
     uint32_t connections;    /* a server, for payload; one more serves the rest */
     int32_t connect_timeout_ms;
+    uint32_t transport;        /* memkv_transport */
+    const char *rdma_devices;  /* "mlx5_0,mlx5_1"; NULL: by the address in use */
+    const char *verbs_library; /* NULL: libibverbs.so.1 */
 } memkv_client_config;
 
 MEMKV_API void memkv_client_config_init(memkv_client_config *config);
@@ -96,22 +108,32 @@ MEMKV_API int memkv_client_open(const memkv_client_config *config, memkv_client 
  * `err` says what is wrong in words.  Any thread. */
 MEMKV_API int memkv_client_probe(memkv_client *client, const char *server, char *json,
                                  size_t cap, int timeout_ms, memkv_error *err);
-/* Resolves names, dials, and probes servers that are down, for timeout_ms or until
- * stopped.  Call it in a loop from one thread of yours; without it a lost server never
- * comes back. */
+/* Resolves names, dials, probes servers that are down, opens the RDMA devices and
+ * registers memory with them, for timeout_ms or until stopped.  Call it in a loop from
+ * one thread of yours; without it a lost server never comes back, and there is no RDMA. */
 MEMKV_API int memkv_client_tend(memkv_client *client, int timeout_ms);
 /* Batches under way and later end with MEMKV_ERR_CLOSED.  Any thread, signal-safe. */
 MEMKV_API void memkv_client_stop(memkv_client *client);
-/* No call of the client may be left.  One thread. */
+/* No call of the client may be left, and no region.  One thread. */
 MEMKV_API void memkv_client_close(memkv_client *client);
 /* Writes up to cap counters, returns how many there are; server NULL: the sum over all.
  * Any thread. */
 MEMKV_API size_t memkv_client_stats(memkv_client *client, const char *server,
                                     memkv_stat *out, size_t cap);
-/* The state of a server as one sentence ("up", "down: connection refused"), terminated,
- * cut to cap.  INVALID: no server of that name.  Any thread. */
+/* The state of a server as one sentence ("up", "up: rdma mlx5_0 port 1", "down: connection
+ * refused"), terminated, cut to cap.  INVALID: no server of that name.  Any thread. */
 MEMKV_API int memkv_client_state(memkv_client *client, const char *server, char *text,
                                  size_t cap);
+
+/* Remembers memory for memkv_client_tend to register with the RDMA devices (seconds a
+ * GiB).  It stays the caller's and must outlive the region.  Ops find theirs by address;
+ * data outside of any region, or under 64 KiB, travels on the stream.  INVALID: it
+ * overlaps another region.  Any thread. */
+MEMKV_API int memkv_region_register(memkv_client *client, void *addr, size_t len,
+                                    memkv_region **out, memkv_error *err);
+/* On return no peer can reach the memory: waits for a registration under way.  No
+ * memkv_run may use it.  Any thread. */
+MEMKV_API void memkv_region_release(memkv_region *region);
 
 typedef enum memkv_opcode {
     MEMKV_OP_STAT = 1, /* is it there; its header; with ttl_ms > 0 lease it that long */
@@ -129,7 +151,7 @@ typedef struct memkv_op {
     uint32_t depth;      /* the key's place in its prefix from 1, 0 unknown: a hint */
     uint64_t group;      /* equal for shards of use only together, 0 unknown: a hint */
     const void *key;
-    void *header;        /* PUT reads it.  STAT, GET write it; NULL: not wanted */
+    void *header;        /* PUT reads it.  STAT, GET write it, as data; NULL: not wanted */
     void *data;          /* PUT reads it.  GET: undefined unless status is MEMKV_OK */
     uint64_t data_len;   /* PUT: bytes.  GET: room */
     uint32_t key_len;    /* 1..MEMKV_MAX_KEY */
@@ -146,7 +168,7 @@ typedef struct memkv_op {
  * each has a status or timeout_ms is over (then MEMKV_ERR_TIMEOUT in those left).
  * MEMKV_OK: every op has its own status.  A GET's bytes are verified against namespace,
  * key, header and checksum; a bad value is removed from its server.  When it returns, no
- * peer or kernel will touch the buffers again.  Any thread. */
+ * peer, NIC or kernel will touch the buffers again.  Any thread. */
 MEMKV_API int memkv_run(memkv_client *client, memkv_op *ops, size_t n, int timeout_ms);
 
 typedef struct memkv_entry { /* key and header lie in the caller's room */
@@ -176,15 +198,21 @@ typedef struct memkv_server_config { /* memkv_server_config_init fills in defaul
     uint64_t page_size;      /* a power of two, 4 KiB to 1 MiB */
     uint64_t default_ttl_ms; /* 0: until evicted */
     uint32_t max_connections;
+    uint32_t transport;        /* memkv_transport */
+    const char *rdma_devices;  /* "mlx5_0,mlx5_1"; NULL: by the address in use */
+    const char *verbs_library; /* NULL: libibverbs.so.1 */
 } memkv_server_config;
 
 MEMKV_API void memkv_server_config_init(memkv_server_config *config);
 
-/* Binds and maps the pages.  Serves once memkv_server_run is called. */
+/* Binds, maps the pages, and registers them where there is RDMA (seconds a GiB).  Serves once memkv_server_run is called. */
 MEMKV_API int memkv_server_open(const memkv_server_config *config, memkv_server **out,
                                 memkv_error *err);
 /* The address bound, with its real port, terminated.  Any thread. */
 MEMKV_API int memkv_server_address(const memkv_server *server, char *text, size_t cap);
+/* MEMKV_OK: clients may have RDMA.  MEMKV_ERR_UNSUPPORTED: they may not; `text` says why,
+ * terminated, cut to cap.  Any thread. */
+MEMKV_API int memkv_server_rdma(const memkv_server *server, char *text, size_t cap);
 /* Makes the calling thread one more network worker.  Returns after stop.  Any thread. */
 MEMKV_API int memkv_server_run(memkv_server *server);
 /* Refuses new requests with MEMKV_ERR_DRAINING and waits until those under way are

@@ -43,6 +43,9 @@ static int check_config(const memkv_client_config *config, memkv_error *err)
         return mkv_fail(err, MEMKV_ERR_INVALID, 0,
                         "connect_timeout_ms: %d is not 1 or more",
                         config->connect_timeout_ms);
+    if (config->transport > MEMKV_TRANSPORT_RDMA)
+        return mkv_fail(err, MEMKV_ERR_INVALID, 0, "transport: %u is none of 0 to %d",
+                        config->transport, MEMKV_TRANSPORT_RDMA);
     return MEMKV_OK;
 }
 
@@ -56,6 +59,10 @@ static int copy_identity(memkv_client *client, const memkv_client_config *config
     self->max_requests = MAX_REQUESTS;
     client->config.connections = config->connections;
     client->config.connect_timeout_ms = config->connect_timeout_ms;
+    client->config.transport = config->transport;
+    client->config.regions = &client->regions;
+    if (config->transport != MEMKV_TRANSPORT_TCP)
+        self->features = MKV_FEATURE_RDMA;
     if (getrandom(&self->id, sizeof self->id, 0) != (ssize_t)sizeof self->id)
         return MEMKV_ERR_SYSTEM;
     if (config->auth_key == NULL)
@@ -97,7 +104,10 @@ int memkv_client_open(const memkv_client_config *config, memkv_client **out,
     if (client == NULL)
         return mkv_fail(err, MEMKV_ERR_NO_MEMORY, 0, "no memory for a client");
     client->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (client->stop_fd < 0)
+    if (mkv_regions_init(&client->regions, config->verbs_library,
+                         config->rdma_devices) != MEMKV_OK)
+        rc = mkv_fail(err, MEMKV_ERR_NO_MEMORY, 0, "no memory for a client");
+    else if (client->stop_fd < 0)
         rc = mkv_fail(err, MEMKV_ERR_NO_MEMORY, 0, "no file descriptor for a client");
     if (rc == MEMKV_OK) {
         rc = copy_identity(client, config);
@@ -135,6 +145,9 @@ int memkv_client_tend(memkv_client *client, int timeout_ms)
             if (mkv_peer_tend(&client->peers[i]))
                 pause_ms = DIAL_EVERY_MS;
         }
+        /* dials first: this may take its time */
+        if (client->config.transport != MEMKV_TRANSPORT_TCP)
+            mkv_regions_tend(&client->regions, &client->is_stopped);
         int64_t left_ms = (deadline_ns - mkv_now_ns()) / MKV_NS_PER_MS;
         if (left_ms <= 0)
             return MEMKV_OK;
@@ -159,6 +172,7 @@ void memkv_client_close(memkv_client *client)
         mkv_peer_fini(&client->peers[i]);
     free(client->peers);
     free(client->firsts);
+    mkv_regions_fini(&client->regions);
     if (client->stop_fd >= 0)
         close(client->stop_fd);
     explicit_bzero(client->key, sizeof client->key);

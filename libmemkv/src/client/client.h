@@ -7,6 +7,7 @@
 
 struct memkv_client {
     mkv_peer_config config;
+    mkv_regions regions;
     uint8_t key[MEMKV_AUTH_KEY_LEN];
     uint8_t name_space[MEMKV_MAX_NAMESPACE];
     mkv_peer *peers;

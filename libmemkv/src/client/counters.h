@@ -17,6 +17,9 @@ typedef enum mkv_counter {
     MKV_PUT_STORED,
     MKV_PUT_BYTES,
     MKV_DELETE_OPS,
+    MKV_BYTES_REMOTE, /* payload moved by RDMA, both ways */
+    MKV_BYTES_INLINE, /* payload moved on the stream, both ways */
+    MKV_LINKS_BROKEN,
     MKV_TIMEOUTS,
     MKV_CHECKSUM_FAILURES,
     MKV_RETRIES,

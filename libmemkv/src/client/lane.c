@@ -76,20 +76,33 @@ static void repair(mkv_lane *lane, const mkv_landing *landing)
     mkv_batch_push(lane->share, landing->op);
 }
 
+/* Payload has moved. */
+static void count_bytes(mkv_lane *lane, bool is_remote, mkv_counter counter, uint64_t n)
+{
+    mkv_peer_count(lane->share->peer, counter, n);
+    mkv_peer_count(lane->share->peer, is_remote ? MKV_BYTES_REMOTE : MKV_BYTES_INLINE,
+                   n);
+}
+
+void mkv_lane_landed(mkv_lane *lane, const mkv_landing *landing, uint64_t sum)
+{
+    if (sum != landing->checksum) {
+        repair(lane, landing);
+        return;
+    }
+    memkv_op *op = &lane->share->batch->ops[landing->op];
+    op->data_size = landing->length;
+    op->header_size = landing->header_len;
+    mkv_peer_count(lane->share->peer, MKV_GET_HITS, 1);
+    count_bytes(lane, landing->frame > 0, MKV_GET_BYTES, landing->length);
+    mkv_batch_finish(lane->share, landing->op, MEMKV_OK);
+}
+
 static void land(mkv_lane *lane)
 {
     mkv_conn *conn = lane->conn;
     const mkv_landing *landing = &conn->landings[conn->landed++];
-    if (mkv_summer_end(&conn->summer) != landing->checksum) {
-        repair(lane, landing);
-    } else {
-        memkv_op *op = &lane->share->batch->ops[landing->op];
-        op->data_size = landing->length;
-        op->header_size = landing->header_len;
-        mkv_peer_count(lane->share->peer, MKV_GET_HITS, 1);
-        mkv_peer_count(lane->share->peer, MKV_GET_BYTES, landing->length);
-        mkv_batch_finish(lane->share, landing->op, MEMKV_OK);
-    }
+    mkv_lane_landed(lane, landing, mkv_summer_end(&conn->summer));
     if (conn->landed < conn->n_landings)
         mkv_summer_begin(&conn->summer, conn->landings[conn->landed].seed);
 }
@@ -111,32 +124,49 @@ static void take_in(mkv_lane *lane, uint64_t n)
     }
 }
 
-static int expect_value(mkv_lane *lane, uint32_t index, const mkv_reply *reply)
+/* By the frame that is being read, or beside it. */
+static void expect_landing(mkv_lane *lane, mkv_sent *sent, const mkv_landing *landing)
+{
+    mkv_conn *conn = lane->conn;
+    if (landing->frame == 0) {
+        conn->landings[conn->n_landings++] = *landing;
+        if (landing->length > 0)
+            conn->sink[conn->n_sink++] = (struct iovec){
+                .iov_base = landing->data, .iov_len = (size_t)landing->length};
+    } else if (conn->link != NULL) {
+        sent->landings[sent->n_landings++] = *landing;
+    } else {
+        mkv_remote_again(lane, landing->op); /* its immediate can come no more */
+    }
+}
+
+static int expect_value(mkv_lane *lane, mkv_sent *sent, uint32_t index,
+                        const mkv_reply *reply)
 {
     memkv_op *op = &lane->share->batch->ops[index];
     const mkv_identity *self = lane->share->batch->self;
-    mkv_conn *conn = lane->conn;
-    bool has_payload = (reply->flags & MKV_ITEM_PAYLOAD) != 0;
+    bool is_remote = (reply->flags & MKV_ITEM_REMOTE) != 0;
+    bool has_payload = (reply->flags & MKV_ITEM_PAYLOAD) != 0 || is_remote;
+    if (sent->is_remote ? has_payload && !is_remote : is_remote)
+        return MEMKV_ERR_PROTOCOL;
     if ((reply->flags & MKV_ITEM_HEADER) == 0 && reply->header_len > 0)
         return MEMKV_ERR_PROTOCOL;
     if (has_payload != (reply->length > 0) || reply->length > op->data_len ||
         !header_fits(op, reply))
         return MEMKV_ERR_PROTOCOL;
     copy_header(op, reply);
-    conn->landings[conn->n_landings] = (mkv_landing){
+    const mkv_landing landing = {
         .op = index,
         .data = op->data,
         .left = reply->length,
         .length = reply->length,
         .header_len = reply->header_len,
+        .frame = is_remote ? sent->n_frames + 1 : 0,
         .checksum = reply->checksum,
         .generation = reply->generation,
         .seed = mkv_checksum_seed(self->label, self->label_len, op->key, op->key_len,
                                   reply->header, reply->header_len)};
-    conn->n_landings++;
-    if (has_payload)
-        conn->sink[conn->n_sink++] =
-            (struct iovec){.iov_base = op->data, .iov_len = (size_t)reply->length};
+    expect_landing(lane, sent, &landing);
     return MEMKV_OK;
 }
 
@@ -157,25 +187,29 @@ static int stat_answered(mkv_lane *lane, uint32_t index, const mkv_reply *reply)
     return MEMKV_OK;
 }
 
-static int item_answered(mkv_lane *lane, const mkv_sent *sent, const mkv_reply *reply)
+static int item_answered(mkv_lane *lane, mkv_sent *sent, const mkv_reply *reply)
 {
     uint32_t index = sent->ops[reply->index];
     memkv_op *op = &lane->share->batch->ops[index];
     int status = item_status(reply->status);
     if (status == MEMKV_OK && sent->kind == MKV_GET)
-        return expect_value(lane, index, reply);
+        return expect_value(lane, sent, index, reply);
     if (status == MEMKV_OK && sent->kind == MKV_STAT)
         return stat_answered(lane, index, reply);
-    if (status == MEMKV_ERR_TOO_SMALL)
+    if (status == MEMKV_ERR_TOO_SMALL &&
+        (sent->kind == MKV_GET || sent->kind == MKV_STAT))
         set_sizes(op, reply);
     if (status == MEMKV_OK && sent->kind == MKV_PUT) {
         mkv_peer_count(lane->share->peer, MKV_PUT_STORED, 1);
-        mkv_peer_count(lane->share->peer, MKV_PUT_BYTES, op->data_len);
+        count_bytes(lane, sent->is_remote, MKV_PUT_BYTES, op->data_len);
     }
     bool is_delete = status == MEMKV_OK && sent->kind == MKV_DELETE;
     if (is_delete)
         lane->share->batch->slots[index].is_deleted = true;
-    if ((status == MEMKV_ERR_NOT_FOUND || is_delete) && lane->share->is_back)
+    if (status == MEMKV_ERR_UNSUPPORTED && sent->is_remote) {
+        mkv_remote_lost(lane, "the server's end of the link broke");
+        mkv_remote_again(lane, index);
+    } else if ((status == MEMKV_ERR_NOT_FOUND || is_delete) && lane->share->is_back)
         mkv_batch_pass_on(lane->share, index, status);
     else
         mkv_batch_finish(lane->share, index, status);
@@ -221,6 +255,7 @@ static int begin_reply(mkv_lane *lane)
         refuse_all(lane, sent, frame->status);
     mkv_cursor cursor;
     mkv_reply reply;
+    bool has_remote = false;
     int rc = mkv_replies_begin(frame, conn->session.table, &cursor);
     while (rc == MEMKV_OK && mkv_replies_next(&cursor, &reply)) {
         if (reply.index >= sent->n || sent->has_reply[reply.index])
@@ -228,7 +263,9 @@ static int begin_reply(mkv_lane *lane)
         rc = item_answered(lane, sent, &reply);
         if (rc == MEMKV_OK)
             sent->has_reply[reply.index] = true;
+        has_remote |= sent->kind == MKV_GET && (reply.flags & MKV_ITEM_REMOTE) != 0;
     }
+    sent->n_frames += has_remote;
     if (rc == MEMKV_OK && conn->n_landings > 0) {
         mkv_summer_begin(&conn->summer, conn->landings[0].seed);
         take_in(lane, 0); /* empty values have landed */
@@ -246,6 +283,11 @@ static void forget(mkv_lane *lane, mkv_sent *sent)
     mkv_sent_free(sent);
 }
 
+static bool is_over(const mkv_sent *sent)
+{
+    return sent->is_sent && sent->is_answered && sent->n_landed == sent->n_landings;
+}
+
 static int end_reply(mkv_lane *lane)
 {
     mkv_sent *sent = lane->replying;
@@ -255,11 +297,14 @@ static int end_reply(mkv_lane *lane)
     for (uint32_t i = 0; i < sent->n; i++)
         if (!sent->has_reply[i])
             return MEMKV_ERR_PROTOCOL;
-    bool is_control = lane->conn->is_control;
+    /* what waited behind others tells nothing of the server */
+    bool is_telling = lane->conn->is_control && sent->was_alone;
     mkv_peer_answered(lane->share->peer,
-                      is_control ? mkv_now_ns() - sent->asked_ns : 0);
+                      is_telling ? mkv_now_ns() - sent->asked_ns : 0);
     sent->is_answered = true;
-    if (sent->is_sent)
+    if (sent->is_remote && lane->conn->link != NULL)
+        mkv_peer_link_worked(lane->share->peer);
+    if (is_over(sent))
         forget(lane, sent);
     return MEMKV_OK;
 }
@@ -305,7 +350,7 @@ static void forget_finished(mkv_lane *lane)
 {
     for (mkv_sent *sent = lane->requests, *next; sent != NULL; sent = next) {
         next = sent->next;
-        if (sent->is_sent && sent->is_answered)
+        if (is_over(sent))
             forget(lane, sent);
     }
 }
@@ -323,6 +368,8 @@ static int send_requests(mkv_lane *lane)
         if (rc != MEMKV_OK || mkv_queue_is_empty(queue) || !mkv_lane_has_room(lane))
             return rc;
         rc = mkv_request_send(lane);
+        if (rc == MEMKV_ERR_TIMEOUT) /* the batch ends anyhow */
+            return MEMKV_OK;
         if (rc != MEMKV_OK)
             return rc;
     }
@@ -342,6 +389,7 @@ static int receive_replies(mkv_lane *lane)
             return MEMKV_OK;
         turn += n;
         lane->moved_ns = mkv_now_ns();
+        mkv_peer_heard(lane->share->peer, lane->moved_ns);
         if (in_body)
             take_in(lane, body - conn->session.body_left);
         rc = digest(lane);
@@ -362,8 +410,14 @@ int mkv_lane_move(mkv_lane *lane, memkv_error *why)
     int rc = send_requests(lane);
     if (rc == MEMKV_OK)
         rc = receive_replies(lane);
+    mkv_remote_listen(lane);
+    mkv_remote_land(lane);
+    lane->has_news = false;
     if (rc == MEMKV_OK)
         rc = send_requests(lane);
+    if (rc == MEMKV_OK && lane->conn->is_strict && !lane->conn->is_control &&
+        lane->conn->link == NULL)
+        rc = MEMKV_ERR_DISCONNECTED;
     if (rc != MEMKV_OK)
         mkv_fail(why, rc, 0, "%s", memkv_strerror(rc));
     return rc;
@@ -391,6 +445,8 @@ void mkv_lane_abandon(mkv_lane *lane, int status,
         for (uint32_t i = 0; i < sent->n; i++)
             if (!sent->has_reply[i])
                 give_up(lane->share, sent->ops[i], status);
+        for (uint32_t i = sent->n_landed; i < sent->n_landings; i++)
+            give_up(lane->share, sent->landings[i].op, status);
         lane->requests = sent->next;
         mkv_sent_free(sent);
     }

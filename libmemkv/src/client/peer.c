@@ -23,6 +23,8 @@ int mkv_peer_init(mkv_peer *peer, const memkv_address *address,
 {
     memset(peer, 0, sizeof *peer);
     bool is_name = false;
+    if (address->address == NULL)
+        return mkv_fail(err, MEMKV_ERR_INVALID, 0, "servers: an address is missing");
     int rc = mkv_endpoint_parse(address->address, &peer->endpoint, &is_name, err);
     if (rc != MEMKV_OK && !is_name)
         return rc;
@@ -41,19 +43,41 @@ int mkv_peer_init(mkv_peer *peer, const memkv_address *address,
     return MEMKV_OK;
 }
 
-static void close_idle(mkv_peer *peer)
+/* Assumes the lock. */
+static void drop(mkv_peer *peer, mkv_conn *conn)
+{
+    (*(conn->is_control ? &peer->n_control : &peer->n_payload))--;
+    conn->next = peer->doomed;
+    peer->doomed = conn;
+}
+
+/* What was dropped under the lock is closed when this returns. */
+static void unlock(mkv_peer *peer)
+{
+    mkv_conn *conn = peer->doomed;
+    peer->doomed = NULL;
+    pthread_mutex_unlock(&peer->lock);
+    while (conn != NULL) {
+        mkv_conn *next = conn->next;
+        mkv_conn_close(conn);
+        conn = next;
+    }
+}
+
+static void drop_idle(mkv_peer *peer)
 {
     while (peer->idle != NULL) {
         mkv_conn *conn = peer->idle;
         peer->idle = conn->next;
-        (*(conn->is_control ? &peer->n_control : &peer->n_payload))--;
-        mkv_conn_close(conn);
+        drop(peer, conn);
     }
 }
 
 void mkv_peer_fini(mkv_peer *peer)
 {
-    close_idle(peer);
+    pthread_mutex_lock(&peer->lock);
+    drop_idle(peer);
+    unlock(peer);
     pthread_mutex_destroy(&peer->lock);
     free((char *)peer->address);
     free((char *)peer->name);
@@ -89,7 +113,7 @@ static uint16_t chance(mkv_peer *peer)
  * lock. */
 static void clear_out(mkv_peer *peer)
 {
-    close_idle(peer);
+    drop_idle(peer);
     wake_all(peer);
 }
 
@@ -101,8 +125,11 @@ static void went_down(mkv_peer *peer)
         peer->is_resolved = false;
 }
 
+/* Assumes the lock. */
 static void become_down(mkv_peer *peer, const memkv_error *why)
 {
+    if (why->status == MEMKV_ERR_SYSTEM || why->status == MEMKV_ERR_NO_MEMORY)
+        return; /* our own trouble */
     mkv_breaker_failed(&peer->breaker, mkv_now_ns(), why, chance(peer));
     went_down(peer);
 }
@@ -123,12 +150,27 @@ static void note_name(mkv_peer *peer, const mkv_conn *conn)
     peer->calls_itself[n] = '\0';
 }
 
+/* What came of the attempt to have a link, if there was one.  Assumes the lock. */
+static void note_link(mkv_peer *peer, const mkv_conn *conn)
+{
+    peer->features = conn->session.peer.features;
+    if (conn->link != NULL) {
+        mkv_breaker_opened(&peer->rdma, mkv_now_ns(), UINT64_MAX);
+        snprintf(peer->link_text, sizeof peer->link_text, "%s",
+                 mkv_link_describe(conn->link));
+    } else if (conn->no_link.status != MEMKV_OK) {
+        mkv_breaker_failed(&peer->rdma, mkv_now_ns(), &conn->no_link, chance(peer));
+    }
+}
+
 void mkv_peer_opened(mkv_peer *peer, const mkv_conn *conn)
 {
     pthread_mutex_lock(&peer->lock);
     mkv_breaker_opened(&peer->breaker, mkv_now_ns(), conn->session.peer.uptime_ms);
+    peer->is_resolved = true; /* the address was right, whatever others made of it */
     note_name(peer, conn);
-    pthread_mutex_unlock(&peer->lock);
+    note_link(peer, conn);
+    unlock(peer);
 }
 
 void mkv_peer_answered(mkv_peer *peer, int64_t took_ns)
@@ -136,15 +178,33 @@ void mkv_peer_answered(mkv_peer *peer, int64_t took_ns)
     pthread_mutex_lock(&peer->lock);
     if (mkv_breaker_answered(&peer->breaker, mkv_now_ns(), took_ns, chance(peer)))
         went_down(peer);
-    pthread_mutex_unlock(&peer->lock);
+    unlock(peer);
 }
 
 void mkv_peer_silent(mkv_peer *peer, int64_t waited_ns)
 {
+    int64_t heard_ns = atomic_load_explicit(&peer->heard_ns, memory_order_relaxed);
+    if (mkv_now_ns() - heard_ns < waited_ns / 2)
+        return;
     pthread_mutex_lock(&peer->lock);
     if (mkv_breaker_silent(&peer->breaker, mkv_now_ns(), waited_ns, chance(peer)))
         went_down(peer);
-    pthread_mutex_unlock(&peer->lock);
+    unlock(peer);
+}
+
+void mkv_peer_link_worked(mkv_peer *peer)
+{
+    pthread_mutex_lock(&peer->lock);
+    mkv_breaker_answered(&peer->rdma, mkv_now_ns(), 0, 0);
+    unlock(peer);
+}
+
+void mkv_peer_link_failed(mkv_peer *peer, const memkv_error *why)
+{
+    mkv_peer_count(peer, MKV_LINKS_BROKEN, 1);
+    pthread_mutex_lock(&peer->lock);
+    mkv_breaker_failed(&peer->rdma, mkv_now_ns(), why, chance(peer));
+    unlock(peer);
 }
 
 void mkv_peer_leaving(mkv_peer *peer)
@@ -154,7 +214,7 @@ void mkv_peer_leaving(mkv_peer *peer)
     pthread_mutex_lock(&peer->lock);
     if (mkv_breaker_is_live(&peer->breaker))
         become_down(peer, &why);
-    pthread_mutex_unlock(&peer->lock);
+    unlock(peer);
 }
 
 bool mkv_peer_is_live(const mkv_peer *peer)
@@ -166,23 +226,50 @@ bool mkv_peer_is_back(mkv_peer *peer)
 {
     pthread_mutex_lock(&peer->lock);
     bool is_back = mkv_breaker_is_back(&peer->breaker, mkv_now_ns());
-    pthread_mutex_unlock(&peer->lock);
+    unlock(peer);
     return is_back;
+}
+
+/* How payload travels, and why not by RDMA; "" where nobody knows yet, or nobody asked.
+ * Assumes the lock. */
+static void describe_link(const mkv_peer *peer, char *text, size_t cap)
+{
+    const char *stream = peer->endpoint.addr.ss_family == AF_UNIX ? "unix" : "tcp";
+    mkv_regions *regions = peer->config->regions;
+    char why[sizeof peer->rdma.trouble.text] = "";
+    int health = atomic_load(&peer->rdma.health);
+    text[0] = '\0';
+    if (peer->config->transport == MEMKV_TRANSPORT_TCP ||
+        !atomic_load(&regions->is_tried))
+        return;
+    mkv_regions_describe(regions, why, sizeof why);
+    if (mkv_regions_rdma(regions) == NULL)
+        snprintf(text, cap, "%s: %s", stream, why);
+    else if ((peer->features & MKV_FEATURE_RDMA) == 0)
+        snprintf(text, cap, "%s: the server has no RDMA", stream);
+    else if (health == MKV_DOWN)
+        snprintf(text, cap, "%s: %s", stream, peer->rdma.trouble.text);
+    else if (health == MKV_UP)
+        snprintf(text, cap, "rdma %s%s%s", peer->link_text,
+                 why[0] != '\0' ? ", but " : "", why);
 }
 
 void mkv_peer_describe(mkv_peer *peer, char *text, size_t cap)
 {
+    char link[512];
     pthread_mutex_lock(&peer->lock);
     int health = atomic_load(&peer->breaker.health);
+    bool is_strange = peer->calls_itself[0] != '\0';
+    describe_link(peer, link, sizeof link);
     if (health == MKV_DOWN)
         snprintf(text, cap, "down: %s", peer->breaker.trouble.text);
     else if (health == MKV_NEW)
         snprintf(text, cap, "not tried yet");
-    else if (peer->calls_itself[0] != '\0')
-        snprintf(text, cap, "up: calls itself %s", peer->calls_itself);
     else
-        snprintf(text, cap, "up");
-    pthread_mutex_unlock(&peer->lock);
+        snprintf(text, cap, "up%s%s%s%s%s", is_strange || link[0] != '\0' ? ": " : "",
+                 is_strange ? "calls itself " : "", peer->calls_itself,
+                 is_strange && link[0] != '\0' ? "; " : "", link);
+    unlock(peer);
 }
 
 /* ---- lending ----------------------------------------------------------------------- */
@@ -203,11 +290,49 @@ static mkv_conn *take_idle(mkv_peer *peer, bool is_control)
     return conn;
 }
 
-/* Assumes the lock, and that the endpoint is resolved. */
+/* Has a payload connection make a link, if it lacks one and it is time to try.  Assumes the
+ * lock. */
+static void link_up(mkv_peer *peer, mkv_conn *conn)
+{
+    mkv_rdma *rdma = mkv_regions_rdma(peer->config->regions);
+    int64_t now = mkv_now_ns(), patience = peer->config->connect_timeout_ms;
+    bool has_rdma =
+        !conn->was_open || (conn->session.peer.features & MKV_FEATURE_RDMA) != 0;
+    if (rdma == NULL || !has_rdma || conn->is_control || conn->link != NULL ||
+        conn->is_attaching)
+        return;
+    if (!conn->is_strict && !mkv_breaker_may_dial(&peer->rdma, now))
+        return;
+    if (!mkv_breaker_is_live(&peer->rdma)) /* one tries, the others wait */
+        peer->rdma.retry_ns = now + patience * MKV_NS_PER_MS;
+    mkv_conn_attach(conn, rdma, now + patience * MKV_NS_PER_MS);
+}
+
+/* Is all known that a dial needs?  Assumes the lock. */
+static bool can_dial(const mkv_peer *peer)
+{
+    return peer->is_resolved && (peer->config->transport != MEMKV_TRANSPORT_RDMA ||
+                                 atomic_load(&peer->config->regions->is_tried));
+}
+
+static int check_strict(const mkv_peer *peer, memkv_error *err)
+{
+    char why[sizeof err->text];
+    if (peer->config->transport != MEMKV_TRANSPORT_RDMA ||
+        mkv_regions_rdma(peer->config->regions) != NULL)
+        return MEMKV_OK;
+    mkv_regions_describe(peer->config->regions, why, sizeof why);
+    return mkv_fail(err, MEMKV_ERR_UNREACHABLE, 0, "transport rdma: %.200s", why);
+}
+
+/* Assumes the lock, and can_dial. */
 static int dial(mkv_peer *peer, bool is_control, mkv_conn **out, memkv_error *err)
 {
     mkv_identity self = peer->config->self;
-    int rc = fill_random(self.nonce, sizeof self.nonce);
+    int rc = check_strict(peer, err);
+    if (rc != MEMKV_OK)
+        return rc;
+    rc = fill_random(self.nonce, sizeof self.nonce);
     if (rc != MEMKV_OK)
         return mkv_fail(err, rc, 0, "no random bytes for the handshake");
     int64_t deadline_ns =
@@ -217,6 +342,8 @@ static int dial(mkv_peer *peer, bool is_control, mkv_conn **out, memkv_error *er
     if (rc != MEMKV_OK)
         return rc;
     (*out)->is_control = is_control;
+    (*out)->is_strict = peer->config->transport == MEMKV_TRANSPORT_RDMA;
+    link_up(peer, *out);
     (*(is_control ? &peer->n_control : &peer->n_payload))++;
     return MEMKV_OK;
 }
@@ -245,7 +372,7 @@ int mkv_peer_borrow(mkv_peer *peer, bool is_control, mkv_waiter *waiter, mkv_con
         uint32_t most = is_control ? 1 : peer->config->connections;
         memkv_error err;
         rc = MEMKV_ERR_BUSY;
-        if (n < most && peer->is_resolved) {
+        if (n < most && can_dial(peer)) {
             rc = dial(peer, is_control, &conn, &err);
             if (rc != MEMKV_OK)
                 become_down(peer, &err);
@@ -253,7 +380,9 @@ int mkv_peer_borrow(mkv_peer *peer, bool is_control, mkv_waiter *waiter, mkv_con
         if (rc == MEMKV_ERR_BUSY && waiter != NULL)
             stand_in_line(peer, waiter);
     }
-    pthread_mutex_unlock(&peer->lock);
+    if (rc == MEMKV_OK && mkv_conn_is_open(conn))
+        link_up(peer, conn);
+    unlock(peer);
     if (rc == MEMKV_OK)
         *out = conn;
     return rc;
@@ -267,38 +396,36 @@ void mkv_peer_unwait(mkv_peer *peer, mkv_waiter *waiter)
             *at = waiter->next;
             break;
         }
-    pthread_mutex_unlock(&peer->lock);
-}
-
-/* Assumes the lock. */
-static void drop(mkv_peer *peer, mkv_conn *conn)
-{
-    (*(conn->is_control ? &peer->n_control : &peer->n_payload))--;
-    mkv_conn_close(conn);
+    unlock(peer);
 }
 
 void mkv_peer_give_back(mkv_peer *peer, mkv_conn *conn)
 {
     pthread_mutex_lock(&peer->lock);
-    bool is_dial = !conn->was_open && conn->session.reason == MEMKV_OK;
+    bool is_dial = mkv_conn_is_dialling(conn);
     bool is_spare = conn->is_control ? peer->n_control > 1
                                      : peer->n_payload > peer->config->connections;
     /* of a server that is down only a probe is kept: it counts as one */
     bool is_fit = mkv_conn_is_quiet(conn) && mkv_peer_is_live(peer);
     if ((is_dial || is_fit) && !is_spare) {
-        conn->next = peer->idle;
-        peer->idle = conn;
+        mkv_conn **last = &peer->idle; /* the oldest first: every dial gets its turn */
+        while (*last != NULL)
+            last = &(*last)->next;
+        conn->next = NULL;
+        *last = conn;
     } else {
         drop(peer, conn);
     }
     wake_all(peer);
-    pthread_mutex_unlock(&peer->lock);
+    unlock(peer);
 }
 
 void mkv_peer_failed(mkv_peer *peer, mkv_conn *conn, const memkv_error *why)
 {
     bool was_open = conn->was_open;
     pthread_mutex_lock(&peer->lock);
+    if (conn->is_attaching) /* the next one does without */
+        mkv_breaker_failed(&peer->rdma, mkv_now_ns(), why, chance(peer));
     drop(peer, conn);
     if (was_open) {
         mkv_peer_count(peer, MKV_DISCONNECTS, 1);
@@ -306,7 +433,7 @@ void mkv_peer_failed(mkv_peer *peer, mkv_conn *conn, const memkv_error *why)
     } else {
         become_down(peer, why);
     }
-    pthread_mutex_unlock(&peer->lock);
+    unlock(peer);
 }
 
 /* ---- tending ----------------------------------------------------------------------- */
@@ -329,7 +456,7 @@ static void resolve(mkv_peer *peer)
     } else {
         become_down(peer, &err);
     }
-    pthread_mutex_unlock(&peer->lock);
+    unlock(peer);
 }
 
 /* A connection that its server has closed while nobody used it.  Assumes the lock. */
@@ -348,12 +475,36 @@ static void drop_dead(mkv_peer *peer)
     }
 }
 
+/* A first payload connection, so that its link is there before a batch wants it. */
+static bool wants_link(const mkv_peer *peer)
+{
+    return peer->n_payload == 0 && atomic_load(&peer->breaker.health) == MKV_UP &&
+           mkv_regions_rdma(peer->config->regions) != NULL &&
+           (peer->features & MKV_FEATURE_RDMA) != 0 &&
+           mkv_breaker_may_dial(&peer->rdma, mkv_now_ns());
+}
+
+/* An idle connection that could have a link and has none.  Assumes the lock. */
+static mkv_conn *take_unlinked(mkv_peer *peer)
+{
+    for (mkv_conn **at = &peer->idle; *at != NULL; at = &(*at)->next) {
+        mkv_conn *conn = *at;
+        if (mkv_conn_is_open(conn))
+            link_up(peer, conn);
+        if (conn->is_attaching) {
+            *at = conn->next;
+            return conn;
+        }
+    }
+    return NULL;
+}
+
 /* Takes a dial that nobody waits for one step further; false: it is over. */
 static bool advance(mkv_peer *peer, mkv_conn *conn)
 {
     memkv_error err;
     int rc = mkv_conn_advance(conn, &err);
-    if (rc == MEMKV_OK && !mkv_conn_is_open(conn) &&
+    if (rc == MEMKV_OK && mkv_conn_is_dialling(conn) &&
         mkv_now_ns() > conn->dial_deadline_ns)
         rc = mkv_fail(&err, MEMKV_ERR_UNREACHABLE, 0, "%s did not answer within %d ms",
                       peer->address, peer->config->connect_timeout_ms);
@@ -384,16 +535,19 @@ bool mkv_peer_tend(mkv_peer *peer)
     pthread_mutex_lock(&peer->lock);
     drop_dead(peer);
     bool wants = wants_dial(peer), is_resolved = peer->is_resolved;
-    pthread_mutex_unlock(&peer->lock);
+    unlock(peer);
     if (wants && !is_resolved)
         resolve(peer);
     pthread_mutex_lock(&peer->lock);
     mkv_conn *conn = take_dial(peer);
+    if (conn == NULL)
+        conn = take_unlinked(peer);
+    bool is_control = wants_dial(peer);
     memkv_error err;
-    if (conn == NULL && peer->is_resolved && wants_dial(peer) &&
-        dial(peer, true, &conn, &err) != MEMKV_OK)
+    if (conn == NULL && can_dial(peer) && (is_control || wants_link(peer)) &&
+        dial(peer, is_control, &conn, &err) != MEMKV_OK)
         become_down(peer, &err);
-    pthread_mutex_unlock(&peer->lock);
+    unlock(peer);
     return conn != NULL && advance(peer, conn);
 }
 
@@ -418,6 +572,8 @@ int mkv_peer_dial_now(mkv_peer *peer, int64_t deadline_ns, mkv_conn **out,
     mkv_endpoint endpoint;
     memkv_error why;
     int rc = mkv_endpoint_resolve(peer->address, &endpoint, &why);
+    if (peer->config->transport == MEMKV_TRANSPORT_RDMA)
+        mkv_regions_open_devices(peer->config->regions);
     pthread_mutex_lock(&peer->lock);
     mkv_conn *conn = NULL;
     if (rc == MEMKV_OK) {
@@ -427,10 +583,12 @@ int mkv_peer_dial_now(mkv_peer *peer, int64_t deadline_ns, mkv_conn **out,
     }
     if (rc != MEMKV_OK)
         become_down(peer, &why);
-    pthread_mutex_unlock(&peer->lock);
+    unlock(peer);
     if (rc == MEMKV_OK) {
         rc = finish_dial(conn, deadline_ns, &why);
-        if (rc != MEMKV_OK)
+        if (rc == MEMKV_ERR_TIMEOUT)
+            mkv_peer_give_back(peer, conn); /* the dial outlives its caller */
+        else if (rc != MEMKV_OK)
             mkv_peer_failed(peer, conn, &why);
     }
     if (rc != MEMKV_OK) {

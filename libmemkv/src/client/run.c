@@ -196,8 +196,9 @@ static int make_batch(memkv_client *client, memkv_op *ops, size_t n, int timeout
                          .n_shares = client->n_peers,
                          .firsts = client->firsts,
                          .wake_fd = -1};
+    batch->begun_ns = mkv_now_ns();
     batch->deadline_ns =
-        mkv_now_ns() + (timeout_ms > 0 ? timeout_ms : 0) * MKV_NS_PER_MS;
+        batch->begun_ns + (timeout_ms > 0 ? timeout_ms : 0) * MKV_NS_PER_MS;
     batch->slots = calloc(n, sizeof *batch->slots);
     batch->shares = calloc(client->n_peers, sizeof *batch->shares);
     if (batch->slots == NULL || batch->shares == NULL) {
@@ -288,7 +289,7 @@ static void move_lane(mkv_lane *lane)
 {
     memkv_error why;
     int rc = mkv_lane_move(lane, &why);
-    if (rc == MEMKV_OK && !lane->conn->was_open &&
+    if (rc == MEMKV_OK && mkv_conn_is_dialling(lane->conn) &&
         mkv_now_ns() > lane->conn->dial_deadline_ns)
         rc = mkv_fail(&why, MEMKV_ERR_UNREACHABLE, 0, "%s did not answer in time",
                       lane->share->peer->address);
@@ -351,16 +352,29 @@ static void unwait(mkv_batch *batch)
 
 /* ---- waiting ----------------------------------------------------------------------- */
 
+/* Has any link something?  `is_tired`: from here on what comes raises an event. */
+static bool hear_links(mkv_batch *batch, bool is_tired)
+{
+    bool any = false;
+    for (mkv_lane *lane = batch->lanes; lane != NULL; lane = lane->next) {
+        if (is_tired && lane->conn->link != NULL)
+            mkv_link_arm(lane->conn->link);
+        any |= mkv_remote_listen(lane);
+    }
+    return any;
+}
+
 /* A short spin, then sleep, until something can move, the deadline or the stop. */
-static void wait_for(struct pollfd *fds, nfds_t n, int64_t deadline_ns)
+static void wait_for(mkv_batch *batch, struct pollfd *fds, nfds_t n,
+                     int64_t deadline_ns)
 {
     int64_t start = mkv_now_ns(), now = start;
     while (now < deadline_ns && now - start < SPIN_NS) {
-        if (poll(fds, n, 0) != 0)
+        if (poll(fds, n, 0) != 0 || hear_links(batch, false))
             return;
         now = mkv_now_ns();
     }
-    if (now >= deadline_ns)
+    if (now >= deadline_ns || hear_links(batch, true))
         return;
     int64_t left_ns = deadline_ns - now;
     struct timespec left = {.tv_sec = left_ns / 1000000000,
@@ -374,7 +388,8 @@ static int64_t next_deadline(const mkv_batch *batch)
 {
     int64_t deadline_ns = batch->deadline_ns;
     for (const mkv_lane *lane = batch->lanes; lane != NULL; lane = lane->next)
-        if (!lane->conn->was_open && lane->conn->dial_deadline_ns < deadline_ns)
+        if (mkv_conn_is_dialling(lane->conn) &&
+            lane->conn->dial_deadline_ns < deadline_ns)
             deadline_ns = lane->conn->dial_deadline_ns;
     return deadline_ns;
 }
@@ -382,16 +397,19 @@ static int64_t next_deadline(const mkv_batch *batch)
 /* One turn of the loop: waits, then moves what can. */
 static int turn(mkv_batch *batch, const memkv_client *client)
 {
-    struct pollfd *fds = calloc(batch->n_lanes + 2, sizeof *fds);
+    struct pollfd *fds = calloc(2 * batch->n_lanes + 2, sizeof *fds);
     if (fds == NULL)
         return MEMKV_ERR_NO_MEMORY;
     nfds_t n = 0;
     fds[n++] = (struct pollfd){.fd = client->stop_fd, .events = POLLIN};
     fds[n++] = (struct pollfd){.fd = batch->wake_fd, .events = POLLIN};
-    for (mkv_lane *lane = batch->lanes; lane != NULL; lane = lane->next)
-        fds[n++] = (struct pollfd){.fd = lane->conn->fd,
-                                   .events = mkv_conn_events(lane->conn)};
-    wait_for(fds, n, next_deadline(batch));
+    for (mkv_lane *lane = batch->lanes; lane != NULL; lane = lane->next) {
+        const mkv_conn *conn = lane->conn;
+        fds[n++] = (struct pollfd){.fd = conn->fd, .events = mkv_conn_events(conn)};
+        fds[n++] = (struct pollfd){
+            .fd = conn->link != NULL ? mkv_link_fd(conn->link) : -1, .events = POLLIN};
+    }
+    wait_for(batch, fds, n, next_deadline(batch));
     if (fds[1].revents != 0) {
         uint64_t count;
         ssize_t got = read(batch->wake_fd, &count, sizeof count);
@@ -402,8 +420,13 @@ static int turn(mkv_batch *batch, const memkv_client *client)
     int64_t now = mkv_now_ns();
     for (mkv_lane *lane = batch->lanes, *next; lane != NULL; lane = next) {
         next = lane->next;
-        bool is_late = !lane->conn->was_open && now > lane->conn->dial_deadline_ns;
-        if (fds[n++].revents != 0 || is_late)
+        bool is_late =
+            mkv_conn_is_dialling(lane->conn) && now > lane->conn->dial_deadline_ns;
+        bool has_event = fds[n].revents != 0 || fds[n + 1].revents != 0;
+        if (fds[n + 1].revents != 0 && lane->conn->link != NULL)
+            mkv_link_arm(lane->conn->link); /* takes the event */
+        n += 2;
+        if (has_event || is_late || lane->has_news)
             move_lane(lane);
     }
     free(fds);
@@ -412,14 +435,34 @@ static int turn(mkv_batch *batch, const memkv_client *client)
 
 /* ---- the end ----------------------------------------------------------------------- */
 
-static void close_lane(mkv_lane *lane, int status)
+/* It has answered, and our own thread was late. */
+static bool has_unread(const mkv_lane *lane)
+{
+    struct pollfd fd = {.fd = lane->conn->fd, .events = POLLIN};
+    return poll(&fd, 1, 0) > 0;
+}
+
+static void time_ran_out(const mkv_lane *lane)
 {
     int64_t silence_ns = mkv_lane_silence_ns(lane);
-    if (status == MEMKV_ERR_TIMEOUT && silence_ns > 0)
+    if (silence_ns > 0 && !has_unread(lane))
         mkv_peer_silent(lane->share->peer, silence_ns);
-    if (lane->requests != NULL) {
+    if (lane->requests != NULL)
         mkv_peer_count(lane->share->peer, MKV_TIMEOUTS, 1);
-        mkv_session_hang_up(&lane->conn->session, status);
+}
+
+/* A share that waited in line in vain: whoever had the connection heard nothing either. */
+static void waited_in_vain(const mkv_share *share, int64_t waited_ns)
+{
+    for (int kind = 0; kind < 2; kind++)
+        if (share->is_waiting[kind] && !mkv_queue_is_empty(&share->queues[kind]))
+            mkv_peer_silent(share->peer, waited_ns);
+}
+
+static void close_lane(mkv_lane *lane, int status)
+{
+    if (lane->requests != NULL) {
+        mkv_session_hang_up(&lane->conn->session, MEMKV_ERR_DISCONNECTED);
         mkv_lane_abandon(lane, status, mkv_batch_finish);
     }
     return_lane(lane);
@@ -427,6 +470,13 @@ static void close_lane(mkv_lane *lane, int status)
 
 static void end_batch(mkv_batch *batch, int status)
 {
+    if (batch->n_left > 0 && status == MEMKV_ERR_TIMEOUT) {
+        int64_t waited_ns = mkv_now_ns() - batch->begun_ns;
+        for (size_t i = 0; i < batch->n_shares; i++)
+            waited_in_vain(&batch->shares[i], waited_ns);
+        for (const mkv_lane *lane = batch->lanes; lane != NULL; lane = lane->next)
+            time_ran_out(lane);
+    }
     unwait(batch);
     while (batch->lanes != NULL)
         close_lane(batch->lanes, status);

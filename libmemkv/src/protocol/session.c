@@ -138,6 +138,7 @@ static int send_client_hello(mkv_session *session)
     const mkv_identity *self = &session->self;
     mkv_client_hello hello = {.version_low = MKV_VERSION,
                               .version_high = MKV_VERSION,
+                              .features = self->features,
                               .suite = suite_of(session),
                               .max_requests = self->max_requests,
                               .max_table = MKV_MAX_TABLE,
@@ -268,6 +269,7 @@ static int send_server_hello(mkv_session *session)
 {
     const mkv_identity *self = &session->self;
     mkv_server_hello hello = {.version = MKV_VERSION,
+                              .features = session->peer.features,
                               .suite = suite_of(session),
                               .max_requests = self->max_requests,
                               .max_table = MKV_MAX_TABLE,
@@ -314,6 +316,7 @@ static mkv_event server_greeted(mkv_session *session)
                       MEMKV_ERR_AUTH);
     set_peer(session, hello.name_space, hello.name_space_len, hello.client_id,
              hello.max_requests, hello.max_table);
+    session->peer.features = hello.features & session->self.features;
     int rc = send_server_hello(session);
     return rc == MEMKV_OK ? after_hellos(session) : fail(session, rc);
 }
@@ -335,6 +338,7 @@ static mkv_event client_greeted(mkv_session *session)
     set_peer(session, hello.name, hello.name_len, hello.boot_id, hello.max_requests,
              hello.max_table);
     session->peer.uptime_ms = hello.uptime_ms;
+    session->peer.features = hello.features & session->self.features;
     return after_hellos(session);
 }
 

@@ -40,6 +40,7 @@ typedef struct mkv_identity {
     uint64_t id; /* client: its id.  server: its boot id */
     uint64_t uptime_ms; /* server */
     uint32_t max_requests; /* in flight on this connection, 1..65535 */
+    uint32_t features;     /* MKV_FEATURE_*: what it can and would use */
 } mkv_identity;
 
 /* What the other end said of itself. */
@@ -50,6 +51,7 @@ typedef struct mkv_peer_info {
     uint64_t id;
     uint64_t uptime_ms;
     uint32_t max_requests; /* the lower of both ends */
+    uint32_t features;     /* that both have */
     uint32_t max_table;    /* what it takes */
 } mkv_peer_info;
 

@@ -12,7 +12,6 @@
 #define CLIENT_HELLO_LEN 72
 #define SERVER_HELLO_LEN 72
 #define PROOF_LEN 32
-#define RDMA_PARAMS_LEN 32
 #define MIN_TABLE_LIMIT 65536
 #define MAX_REQUESTS_LIMIT 65535
 #define LIMIT_24_BITS 0xffffffu
@@ -31,7 +30,7 @@ typedef struct frame_shape {
 static const frame_shape REQUEST_SHAPES[] = {
     [MKV_HELLO] = {0, 0, CLIENT_HELLO_LEN, CLIENT_HELLO_LEN + MEMKV_MAX_NAMESPACE, 0},
     [MKV_AUTH] = {0, 0, PROOF_LEN, PROOF_LEN, 0},
-    [MKV_RDMA] = {0, 0, RDMA_PARAMS_LEN, RDMA_PARAMS_LEN, 0},
+    [MKV_RDMA] = {0, 0, MKV_PARAMS_LEN, MKV_PARAMS_LEN, 0},
     [MKV_STAT] = {1, MKV_MAX_ITEMS, MKV_REQUEST_ROW, MKV_MAX_TABLE, 0},
     [MKV_GET] = {1, MKV_MAX_ITEMS, MKV_REQUEST_ROW, MKV_MAX_TABLE, 0},
     [MKV_PUT] = {1, MKV_MAX_ITEMS, MKV_REQUEST_ROW, MKV_MAX_TABLE, MEMKV_MAX_VALUE},
@@ -44,7 +43,7 @@ static const frame_shape REQUEST_SHAPES[] = {
 static const frame_shape REPLY_SHAPES[] = {
     [MKV_HELLO] = {0, 0, SERVER_HELLO_LEN + 1, SERVER_HELLO_LEN + MEMKV_MAX_NAME, 0},
     [MKV_AUTH] = {0, 0, PROOF_LEN, PROOF_LEN, 0},
-    [MKV_RDMA] = {0, 0, RDMA_PARAMS_LEN, RDMA_PARAMS_LEN, 0},
+    [MKV_RDMA] = {0, 0, MKV_PARAMS_LEN, MKV_PARAMS_LEN, 0},
     [MKV_STAT] = {0, MKV_MAX_ITEMS, 0, MKV_MAX_TABLE, 0},
     [MKV_GET] = {0, MKV_MAX_ITEMS, 0, MKV_MAX_TABLE, MEMKV_MAX_VALUE},
     [MKV_PUT] = {0, MKV_MAX_ITEMS, 0, MKV_MAX_TABLE, 0},
@@ -272,9 +271,9 @@ int mkv_rdma_params_encode(const mkv_rdma_params *params, uint8_t *dst, size_t c
 {
     if (!check_rdma_params(params))
         return MEMKV_ERR_INVALID;
-    if (cap < RDMA_PARAMS_LEN)
+    if (cap < MKV_PARAMS_LEN)
         return MEMKV_ERR_TOO_SMALL;
-    memset(dst, 0, RDMA_PARAMS_LEN);
+    memset(dst, 0, MKV_PARAMS_LEN);
     mkv_put_u32(dst, params->qpn);
     mkv_put_u32(dst + 4, params->psn);
     memcpy(dst + 8, params->gid, MKV_GID_LEN);
@@ -282,13 +281,13 @@ int mkv_rdma_params_encode(const mkv_rdma_params *params, uint8_t *dst, size_t c
     dst[26] = params->mtu;
     dst[27] = params->reads_in;
     dst[28] = params->reads_out;
-    *written = RDMA_PARAMS_LEN;
+    *written = MKV_PARAMS_LEN;
     return MEMKV_OK;
 }
 
 int mkv_rdma_params_decode(const uint8_t *src, size_t len, mkv_rdma_params *out)
 {
-    if (len != RDMA_PARAMS_LEN || (src[29] | src[30] | src[31]) != 0)
+    if (len != MKV_PARAMS_LEN || (src[29] | src[30] | src[31]) != 0)
         return MEMKV_ERR_PROTOCOL;
     mkv_rdma_params params = {
         .qpn = mkv_get_u32(src),

@@ -29,6 +29,7 @@
 #define MKV_MAX_BUDGET_MS 86400000
 #define MKV_NONCE_LEN 32
 #define MKV_GID_LEN 16
+#define MKV_PARAMS_LEN 32 /* of an encoded mkv_rdma_params */
 
 typedef enum mkv_kind {
     MKV_HELLO = 1, /* table: mkv_client_hello, answered by mkv_server_hello */
@@ -133,7 +134,7 @@ bool mkv_replies_next(mkv_cursor *cursor, mkv_reply *out);
 
 typedef struct mkv_client_hello {
     uint16_t version_low, version_high;
-    uint32_t features; /* unknown bits are ignored */
+    uint32_t features; /* MKV_FEATURE_*; unknown bits are ignored */
     uint8_t suite;     /* MKV_SUITE_* */
     uint32_t max_requests; /* in flight on this connection */
     uint32_t max_table;
@@ -143,6 +144,8 @@ typedef struct mkv_client_hello {
     const uint8_t *name_space;
     uint32_t name_space_len;
 } mkv_client_hello;
+
+#define MKV_FEATURE_RDMA 1 /* payload may be REMOTE, once RDMA frames were exchanged */
 
 #define MKV_SUITE_NONE 0
 #define MKV_SUITE_HMAC_SHA256 1

@@ -10,9 +10,14 @@ static size_t row_size(const mkv_reply *row)
     return mkv_replies_size(row, 1);
 }
 
+static bool is_inline(const mkv_reply *row)
+{
+    return row->flags & MKV_ITEM_PAYLOAD;
+}
+
 static uint64_t row_payload(const mkv_reply *row)
 {
-    return row->flags & MKV_ITEM_PAYLOAD ? row->length : 0;
+    return row->flags & (MKV_ITEM_PAYLOAD | MKV_ITEM_REMOTE) ? row->length : 0;
 }
 
 bool mkv_draft_fits(const mkv_draft *draft, const mkv_reply *row, size_t max_table)
@@ -20,7 +25,7 @@ bool mkv_draft_fits(const mkv_draft *draft, const mkv_reply *row, size_t max_tab
     if (draft->n == 0)
         return true;
     return draft->n < MKV_MAX_ITEMS && draft->table_len + row_size(row) <= max_table &&
-           draft->body_len + row_payload(row) <= MKV_ANSWER_PAYLOAD;
+           draft->payload + row_payload(row) <= MKV_ANSWER_PAYLOAD;
 }
 
 void mkv_draft_add(mkv_draft *draft, const mkv_reply *row, mkv_value *value)
@@ -28,7 +33,7 @@ void mkv_draft_add(mkv_draft *draft, const mkv_reply *row, mkv_value *value)
     draft->rows[draft->n] = *row;
     draft->values[draft->n++] = value;
     draft->table_len += row_size(row);
-    draft->body_len += row_payload(row);
+    draft->payload += row_payload(row);
 }
 
 static void empty_draft(mkv_draft *draft, mkv_store *store)
@@ -37,7 +42,7 @@ static void empty_draft(mkv_draft *draft, mkv_store *store)
         mkv_value_release(store, draft->values[i]);
     draft->n = 0;
     draft->table_len = 0;
-    draft->body_len = 0;
+    draft->payload = 0;
 }
 
 static size_t most_pages(const mkv_answers *answers, uint64_t length)
@@ -49,18 +54,18 @@ static size_t most_pages(const mkv_answers *answers, uint64_t length)
 static mkv_answer *allocate(mkv_answers *answers, size_t n_iov, size_t n_values,
                             size_t table_len)
 {
-    size_t control = MKV_PREFIX_LEN + table_len;
-    mkv_answer *answer = malloc(sizeof *answer + n_iov * sizeof(struct iovec) +
-                                n_values * sizeof(mkv_value *) + control);
+    size_t size = sizeof(mkv_answer) + n_iov * sizeof(struct iovec) +
+                  n_values * sizeof(mkv_value *) + MKV_PREFIX_LEN + table_len;
+    mkv_answer *answer = malloc(size);
     if (answer == NULL)
         return NULL;
     memset(answer, 0, sizeof *answer);
     answer->node.body = (struct iovec *)(answer + 1);
     answer->values = (mkv_value **)(answer->node.body + n_iov);
     answer->node.control = (uint8_t *)(answer->values + n_values);
-    answer->counted = control;
+    answer->counted = size;
     answer->origin = answers;
-    atomic_fetch_add_explicit(&answers->bytes, control, memory_order_relaxed);
+    atomic_fetch_add_explicit(&answers->bytes, size, memory_order_relaxed);
     return answer;
 }
 
@@ -71,7 +76,7 @@ static mkv_frame frame_for(const mkv_frame *request, int status, bool last)
     return frame;
 }
 
-/* Moves the references of what is sent from the draft into the answer. */
+/* Moves the references of what is sent, either way, from the draft into the answer. */
 static void take_payload(mkv_answer *answer, mkv_draft *draft)
 {
     mkv_answers *answers = answer->origin;
@@ -81,9 +86,10 @@ static void take_payload(mkv_answer *answer, mkv_draft *draft)
         uint64_t length = row_payload(&draft->rows[i]);
         if (length == 0)
             continue;
-        node->n_body +=
-            mkv_value_iov(draft->values[i], 0, length, node->body + node->n_body,
-                          most_pages(answers, length));
+        if (is_inline(&draft->rows[i]))
+            node->n_body +=
+                mkv_value_iov(draft->values[i], 0, length, node->body + node->n_body,
+                              most_pages(answers, length));
         answer->values[answer->n_values++] = draft->values[i];
         draft->values[i] = NULL;
     }
@@ -96,7 +102,7 @@ int mkv_answer_make(mkv_answers *answers, const mkv_frame *request, mkv_draft *d
 
     for (size_t i = 0; i < draft->n; i++) {
         uint64_t length = row_payload(&draft->rows[i]);
-        n_iov += length > 0 ? most_pages(answers, length) : 0;
+        n_iov += is_inline(&draft->rows[i]) ? most_pages(answers, length) : 0;
         n_values += length > 0;
     }
     mkv_answer *answer = allocate(answers, n_iov, n_values, draft->table_len);

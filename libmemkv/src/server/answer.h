@@ -19,7 +19,7 @@
 typedef struct mkv_draft {
     size_t n;
     size_t table_len;
-    uint64_t body_len;
+    uint64_t payload; /* inline and remote */
     mkv_reply rows[MKV_MAX_ITEMS];
     mkv_value *values[MKV_MAX_ITEMS]; /* NULL: none is held for that row */
 } mkv_draft;

@@ -36,6 +36,10 @@ int mkv_channel_open(mkv_service *service, int fd, uint64_t now_ms, mkv_channel 
     }
     channel->fd = fd;
     channel->service = service;
+    channel->remote = (mkv_remote){.rdma = service->rdma,
+                                   .pool = service->pool,
+                                   .answers = &service->answers,
+                                   .counters = &service->counters};
     channel->since_ms = now_ms;
     channel->moved_ms = now_ms;
     *out = channel;
@@ -95,6 +99,7 @@ static void free_answers(mkv_channel *channel, mkv_outgoing *node)
 
 void mkv_channel_close(mkv_channel *channel)
 {
+    mkv_remote_close(&channel->remote);
     end_job(channel);
     free_answers(channel, channel->session.out_head);
     mkv_session_fini(&channel->session);
@@ -110,19 +115,64 @@ static bool is_crowded(const mkv_channel *channel)
                                 memory_order_relaxed) > CONTROL_MEMORY;
 }
 
-/* A new request waits while too much of the answers to earlier ones is unsent. */
+/* A new request waits while too much of the answers to earlier ones is unsent, or too
+ * much payload under way. */
 static bool may_go_on(const mkv_channel *channel)
 {
     uint64_t most = is_crowded(channel) ? 0 : MAX_UNSENT;
-    return channel->is_receiving || channel->session.out_bytes <= most;
+    return channel->is_receiving || (channel->session.out_bytes <= most &&
+                                     !mkv_remote_is_full(&channel->remote));
+}
+
+static int send_answer(mkv_channel *channel, mkv_answer *made)
+{
+    int status = mkv_session_send(&channel->session, &made->frame, &made->node);
+    if (status != MEMKV_OK)
+        mkv_answer_free(made);
+    return status;
+}
+
+/* The client would have a link for this connection. */
+static int answer_rdma(mkv_channel *channel)
+{
+    uint8_t params[MKV_PARAMS_LEN];
+    mkv_answer *made;
+
+    int status =
+        mkv_remote_attach(&channel->remote, channel->fd, channel->table, params);
+    status = mkv_job_answer_rdma(channel->job, status, params, &made);
+    if (status == MEMKV_OK) {
+        made->due_ms = mkv_job_deadline(channel->job) + GRACE_MS;
+        end_job(channel);
+        status = send_answer(channel, made);
+    }
+    return status;
+}
+
+/* Sends the answers whose payload has come to where it was going. */
+static int send_finished(mkv_channel *channel, mkv_bench *bench, uint64_t now_ms)
+{
+    mkv_answer *made;
+    int status;
+
+    mkv_channel_listen(channel, now_ms);
+    do {
+        status = mkv_remote_finish(&channel->remote, &bench->desk.draft, now_ms, &made);
+        if (status == MEMKV_OK && made != NULL)
+            status = send_answer(channel, made);
+    } while (status == MEMKV_OK && made != NULL);
+    return status;
 }
 
 static int answer(mkv_channel *channel, mkv_bench *bench, uint64_t now_ms)
 {
-    mkv_session *session = &channel->session;
+    const mkv_targets *targets = &bench->desk.targets;
     mkv_answer *made = NULL;
-    size_t max_table = is_crowded(channel) ? SMALL_TABLE : session->peer.max_table;
+    size_t max_table =
+        is_crowded(channel) ? SMALL_TABLE : channel->session.peer.max_table;
 
+    if (mkv_job_kind(channel->job) == MKV_RDMA)
+        return answer_rdma(channel);
     int status = mkv_job_answer(channel->job, &bench->desk, max_table, now_ms, &made);
     if (status != MEMKV_OK)
         return status;
@@ -132,12 +182,10 @@ static int answer(mkv_channel *channel, mkv_bench *bench, uint64_t now_ms)
         return MEMKV_OK;
     }
     made->due_ms = mkv_job_deadline(channel->job) + GRACE_MS;
-    status = mkv_session_send(session, &made->frame, &made->node);
-    if (status != MEMKV_OK)
-        mkv_answer_free(made);
-    else if (mkv_job_is_done(channel->job))
+    if (mkv_job_is_done(channel->job))
         end_job(channel);
-    return status;
+    return targets->n > 0 ? mkv_remote_start(&channel->remote, made, targets)
+                          : send_answer(channel, made);
 }
 
 static void begin_closing(mkv_channel *channel, uint64_t now_ms)
@@ -177,8 +225,8 @@ static bool take_event(mkv_channel *channel, mkv_bench *bench, uint64_t now_ms)
         channel->is_starved = !lend_table(channel);
         return !channel->is_starved;
     case MKV_EVENT_FRAME:
-        status = mkv_job_open(channel->service, &session->peer, &session->frame,
-                              channel->table, now_ms, &channel->job);
+        status = mkv_job_open(channel->service, &session->peer, &channel->remote,
+                              &session->frame, channel->table, now_ms, &channel->job);
         if (status != MEMKV_OK)
             mkv_session_hang_up(session, status);
         channel->is_receiving = true;
@@ -203,6 +251,8 @@ static bool take_event(mkv_channel *channel, mkv_bench *bench, uint64_t now_ms)
 static void work(mkv_channel *channel, mkv_bench *bench, uint64_t now_ms)
 {
     channel->is_starved = false;
+    if (!channel->is_closing && send_finished(channel, bench, now_ms) != MEMKV_OK)
+        mkv_session_hang_up(&channel->session, MEMKV_ERR_NO_MEMORY);
     while (may_go_on(channel) && !channel->wants_turn) {
         if (channel->job != NULL && !channel->is_receiving) {
             int status = answer(channel, bench, now_ms);
@@ -306,8 +356,22 @@ uint32_t mkv_channel_events(const mkv_channel *channel)
 
 bool mkv_channel_is_busy(const mkv_channel *channel)
 {
-    return !mkv_session_is_open(&channel->session) || channel->is_partial ||
-           channel->job != NULL || channel->session.out_head != NULL;
+    return mkv_channel_is_flying(channel) || !mkv_session_is_open(&channel->session) ||
+           channel->is_partial || channel->job != NULL ||
+           channel->session.out_head != NULL;
+}
+
+bool mkv_channel_is_flying(const mkv_channel *channel)
+{
+    return channel->remote.first != NULL;
+}
+
+bool mkv_channel_listen(mkv_channel *channel, uint64_t now_ms)
+{
+    bool came = mkv_remote_poll(&channel->remote);
+    if (came)
+        channel->moved_ms = now_ms;
+    return came;
 }
 
 bool mkv_channel_is_overdue(const mkv_channel *channel, uint64_t now_ms)
@@ -322,6 +386,8 @@ bool mkv_channel_is_overdue(const mkv_channel *channel, uint64_t now_ms)
     if (now_ms > channel->moved_ms + STALL_MS)
         return true;
     if (oldest != NULL && now_ms > oldest->due_ms)
+        return true;
+    if (now_ms > mkv_remote_due_ms(&channel->remote))
         return true;
     return channel->job != NULL && now_ms > mkv_job_deadline(channel->job) + GRACE_MS;
 }

@@ -1,5 +1,5 @@
-/* channel.h: one accepted connection: its socket, its session, and the one request it is
- * at.  Decides what is read and sent next and when the peer has been too slow; waits for
+/* channel.h: one accepted connection: its socket, its session, its RDMA link if the
+ * client has attached one, and the one request it is at.  Decides what is read and sent next and when the peer has been too slow; waits for
  * nothing.  What requests mean is service.c's.
  *
  * One thread, except where said.
@@ -17,11 +17,14 @@ struct mkv_channel {
     mkv_channel *next, *prev;           /* the worker's lists */
     mkv_channel *next_busy, *prev_busy; /* those with something under way */
     bool is_busy;
-    uint32_t events; /* that epoll was asked for */
+    bool is_flying;
+    uint32_t events;  /* that epoll was asked for */
+    uint64_t n_links; /* of remote's: the last that epoll was asked for */
     int fd;
 
     mkv_service *service;
     mkv_session session;
+    mkv_remote remote;
     mkv_job *job;
     uint8_t *table; /* of the job, or of the frame that is coming */
     size_t table_len;
@@ -49,6 +52,10 @@ void mkv_channel_close(mkv_channel *channel);
 bool mkv_channel_turn(mkv_channel *channel, mkv_bench *bench, uint64_t now_ms);
 /* The epoll events that give it its next turn. */
 uint32_t mkv_channel_events(const mkv_channel *channel);
+/* Is payload under way by RDMA?  Then, before anybody sleeps: mkv_link_arm, and take. */
+bool mkv_channel_is_flying(const mkv_channel *channel);
+/* Takes what its link has; true: it wants a turn. */
+bool mkv_channel_listen(mkv_channel *channel, uint64_t now_ms);
 /* Anything under way that time may run out for?  If not, it may stay for ever. */
 bool mkv_channel_is_busy(const mkv_channel *channel);
 /* Has the peer been too slow? */

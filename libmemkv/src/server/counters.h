@@ -21,7 +21,10 @@ typedef enum mkv_server_counter {
     MKV_COUNT_PUT_BYTES,  /* of the items stored */
     MKV_COUNT_DELETE_REQUESTS,
     MKV_COUNT_DELETE_ITEMS,
-    MKV_COUNT_BAD_VALUES, /* found damaged when a reader complained, and dropped */
+    MKV_COUNT_BAD_VALUES,   /* found damaged when a reader complained, and dropped */
+    MKV_COUNT_BYTES_REMOTE, /* payload moved by RDMA, both ways */
+    MKV_COUNT_BYTES_INLINE, /* payload moved on the stream, both ways */
+    MKV_COUNT_LINKS_BROKEN,
     MKV_COUNT_LIST_REQUESTS,
     MKV_COUNT_OTHER_REQUESTS,
     MKV_COUNT_TIMEOUTS, /* items answered so */

@@ -57,11 +57,12 @@ __attribute__((format(printf, 3, 4))) static void add(char *text, size_t *len,
         *len += (size_t)n;
 }
 
-/* Of printable ASCII: a server's name is no more. */
-static void add_quoted(char *text, size_t *len, const char *name)
+/* What is no printable ASCII is a question mark. */
+static void add_quoted(char *text, size_t *len, const char *from)
 {
-    for (; *name != '\0'; name++)
-        add(text, len, *name == '"' || *name == '\\' ? "\\%c" : "%c", *name);
+    for (; *from != '\0'; from++)
+        add(text, len, *from == '"' || *from == '\\' ? "\\%c" : "%c",
+            *from >= ' ' && *from <= '~' ? *from : '?');
 }
 
 size_t mkv_info_text(mkv_service *service, uint64_t now_ms, char text[MKV_INFO_TEXT])
@@ -79,6 +80,8 @@ size_t mkv_info_text(mkv_service *service, uint64_t now_ms, char text[MKV_INFO_T
         service->self.key != NULL ? "true" : "false");
     for (size_t i = 0; i < n && i < MAX_STATS; i++)
         add(text, &len, ",\"%s\":%" PRIu64, stats[i].name, stats[i].value);
-    add(text, &len, "}");
+    add(text, &len, ",\"rdma\":\"");
+    add_quoted(text, &len, service->rdma_text);
+    add(text, &len, "\"}");
     return len;
 }

@@ -11,6 +11,7 @@ static void commit(mkv_intake *intake, mkv_put *put, uint32_t index, uint64_t le
     if (status == MEMKV_OK) {
         mkv_count(intake->counters, MKV_COUNT_PUT_STORED, 1);
         mkv_count(intake->counters, MKV_COUNT_PUT_BYTES, length);
+        mkv_count(intake->counters, MKV_COUNT_BYTES_INLINE, length);
     }
 }
 
@@ -22,13 +23,10 @@ static void commit_ending(mkv_intake *intake, uint64_t now_ms)
     intake->n_ending = 0;
 }
 
-static int reserve(mkv_intake *intake, const mkv_request *item, uint64_t now_ms)
+mkv_put_request mkv_put_request_of(mkv_name name, const mkv_request *item)
 {
-    mkv_put_request request = {
-        .name = {.name_space = intake->name_space,
-                 .name_space_len = intake->name_space_len,
-                 .key = item->key,
-                 .key_len = item->key_len},
+    return (mkv_put_request){
+        .name = name,
         .header = item->header,
         .header_len = item->header_len,
         .length = item->length,
@@ -37,6 +35,16 @@ static int reserve(mkv_intake *intake, const mkv_request *item, uint64_t now_ms)
         .depth = item->depth,
         .group = item->group,
     };
+}
+
+static int reserve(mkv_intake *intake, const mkv_request *item, uint64_t now_ms)
+{
+    mkv_put_request request =
+        mkv_put_request_of((mkv_name){.name_space = intake->name_space,
+                                      .name_space_len = intake->name_space_len,
+                                      .key = item->key,
+                                      .key_len = item->key_len},
+                           item);
 
     if (item->flags & MKV_ITEM_REMOTE)
         return MEMKV_ERR_UNSUPPORTED;

@@ -46,6 +46,8 @@ typedef struct mkv_intake {
     struct iovec iov[MKV_INTAKE_IOVS];
 } mkv_intake;
 
+/* What an item of a PUT asks the store for. */
+mkv_put_request mkv_put_request_of(mkv_name name, const mkv_request *item);
 /* The stretch named before is full.  Fills intake->iov, returns how many; 0: all of the
  * request's bytes were named. */
 size_t mkv_intake_stretch(mkv_intake *intake, mkv_bin *bin, uint64_t now_ms);

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -123,6 +124,47 @@ static int listen_on(memkv_server *server, const memkv_server_config *config,
     return status;
 }
 
+static int open_rdma(mkv_service *service, const memkv_server_config *config,
+                     memkv_error *err)
+{
+    struct iovec pool = mkv_store_pool(service->store);
+    mkv_rdma *rdma;
+
+    int status = mkv_rdma_open(config->verbs_library, config->rdma_devices, &rdma, err);
+    if (status != MEMKV_OK)
+        return status;
+    status = mkv_memory_register(rdma, pool.iov_base, pool.iov_len, false,
+                                 &service->pool, err);
+    if (status != MEMKV_OK) {
+        mkv_rdma_close(rdma);
+        return status;
+    }
+    service->rdma = rdma;
+    return MEMKV_OK;
+}
+
+static int choose_transport(mkv_service *service, const memkv_server_config *config,
+                            memkv_error *err)
+{
+    memkv_error why = {.text = "transport is tcp"};
+
+    if (config->transport > MEMKV_TRANSPORT_RDMA)
+        return mkv_fail(err, MEMKV_ERR_INVALID, 0, "transport %u is none of 0 to %d",
+                        config->transport, MEMKV_TRANSPORT_RDMA);
+    int status = config->transport != MEMKV_TRANSPORT_TCP
+                     ? open_rdma(service, config, &why)
+                     : MEMKV_ERR_UNSUPPORTED;
+    if (status == MEMKV_OK) {
+        service->self.features |= MKV_FEATURE_RDMA;
+        snprintf(service->rdma_text, sizeof service->rdma_text, "ready");
+        return MEMKV_OK;
+    }
+    if (config->transport == MEMKV_TRANSPORT_RDMA)
+        return mkv_fail(err, status, why.sys_errno, "transport rdma: %s", why.text);
+    snprintf(service->rdma_text, sizeof service->rdma_text, "%.150s", why.text);
+    return MEMKV_OK;
+}
+
 static int open_parts(memkv_server *server, const memkv_server_config *config,
                       memkv_error *err)
 {
@@ -139,6 +181,8 @@ static int open_parts(memkv_server *server, const memkv_server_config *config,
         status = set_identity(service, config, err);
     if (status == MEMKV_OK)
         status = mkv_store_open(&store, &service->store, err);
+    if (status == MEMKV_OK)
+        status = choose_transport(service, config, err);
     if (status != MEMKV_OK)
         return status;
     crew->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -180,6 +224,14 @@ int memkv_server_address(const memkv_server *server, char *text, size_t cap)
         return MEMKV_ERR_TOO_SMALL;
     memcpy(text, server->address, len + 1);
     return MEMKV_OK;
+}
+
+int memkv_server_rdma(const memkv_server *server, char *text, size_t cap)
+{
+    if (server->service.rdma != NULL)
+        return MEMKV_OK;
+    snprintf(text, cap, "%s", server->service.rdma_text);
+    return MEMKV_ERR_UNSUPPORTED;
 }
 
 int memkv_server_run(memkv_server *server)
@@ -231,6 +283,8 @@ void memkv_server_close(memkv_server *server)
         unlink_socket(&server->endpoint);
     mkv_stream_close(server->crew.listener);
     mkv_stream_close(server->crew.stop);
+    mkv_memory_release(server->service.pool);
+    mkv_rdma_close(server->service.rdma);
     if (server->service.store != NULL)
         mkv_store_close(server->service.store);
     pthread_mutex_destroy(&server->crew.lock);

@@ -15,11 +15,14 @@
 struct mkv_job {
     mkv_service *service;
     const mkv_peer_info *peer;
+    const mkv_remote *remote;
     mkv_frame frame; /* the request's */
     mkv_cursor cursor;
     uint64_t deadline_ms;
     uint32_t next;   /* the item that the cursor yields next */
+    uint32_t n_told; /* PUT, DELETE: items whose status was sent */
     bool is_refused; /* the server is draining */
+    bool is_remote;  /* all items of a PUT are */
     bool done;
 
     mkv_intake intake; /* PUT */
@@ -40,6 +43,11 @@ typedef int answer_fn(mkv_job *job, mkv_desk *desk, size_t max_table, uint64_t n
 static bool is_late(const mkv_job *job, uint64_t now_ms)
 {
     return now_ms > job->deadline_ms;
+}
+
+static bool is_remote(const mkv_request *item)
+{
+    return item->flags & MKV_ITEM_REMOTE;
 }
 
 static mkv_name name_of(const mkv_job *job, const mkv_request *item)
@@ -69,7 +77,7 @@ static mkv_reply find(mkv_job *job, const mkv_request *item, uint64_t now_ms,
 
     if (is_late(job, now_ms))
         row.status = MEMKV_ERR_TIMEOUT;
-    else if (item->flags & MKV_ITEM_REMOTE)
+    else if (is_remote(item) && !mkv_remote_is_attached(job->remote))
         row.status = MEMKV_ERR_UNSUPPORTED;
     else
         row.status =
@@ -92,7 +100,7 @@ static mkv_reply find(mkv_job *job, const mkv_request *item, uint64_t now_ms,
         row.header = info.header;
     }
     if (get && info.length > 0)
-        row.flags |= MKV_ITEM_PAYLOAD;
+        row.flags |= is_remote(item) ? MKV_ITEM_REMOTE : MKV_ITEM_PAYLOAD;
     if (item->lease_ms > 0 && info.leased)
         row.flags |= MKV_ITEM_LEASED;
     return row;
@@ -100,17 +108,19 @@ static mkv_reply find(mkv_job *job, const mkv_request *item, uint64_t now_ms,
 
 static void count_found(mkv_job *job, const mkv_draft *draft)
 {
-    uint64_t hits = 0, late = 0;
+    uint64_t hits = 0, late = 0, here = 0;
 
     for (size_t i = 0; i < draft->n; i++) {
-        int32_t status = draft->rows[i].status;
-        hits += status == MEMKV_OK;
-        late += status == MEMKV_ERR_TIMEOUT;
+        const mkv_reply *row = &draft->rows[i];
+        hits += row->status == MEMKV_OK;
+        late += row->status == MEMKV_ERR_TIMEOUT;
+        here += row->flags & MKV_ITEM_PAYLOAD ? row->length : 0;
     }
     bool get = job->frame.kind == MKV_GET;
     count(job, get ? MKV_COUNT_GET_ITEMS : MKV_COUNT_STAT_ITEMS, draft->n);
     count(job, get ? MKV_COUNT_GET_HITS : MKV_COUNT_STAT_HITS, hits);
-    count(job, MKV_COUNT_GET_BYTES, draft->body_len);
+    count(job, MKV_COUNT_GET_BYTES, draft->payload);
+    count(job, MKV_COUNT_BYTES_INLINE, here);
     count(job, MKV_COUNT_TIMEOUTS, late);
 }
 
@@ -118,17 +128,27 @@ static int answer_found(mkv_job *job, mkv_desk *desk, size_t max_table, uint64_t
                         mkv_answer **out)
 {
     mkv_draft *draft = &desk->draft;
+    mkv_targets *targets = &desk->targets;
     mkv_cursor before = job->cursor;
+    bool first_is_remote = false;
     mkv_request item;
 
     while (mkv_requests_next(&job->cursor, &item)) {
         mkv_value *value = NULL;
+        if (draft->n == 0)
+            first_is_remote = is_remote(&item);
         mkv_reply row = find(job, &item, now_ms, &value);
-        if (!mkv_draft_fits(draft, &row, max_table)) {
+        if (!mkv_draft_fits(draft, &row, max_table) ||
+            is_remote(&item) != first_is_remote) {
             mkv_value_release(job->service->store, value);
             job->cursor = before; /* it opens the next frame */
             break;
         }
+        if (row.flags & MKV_ITEM_REMOTE)
+            targets->all[targets->n++] = (mkv_target){.address = item.address,
+                                                      .length = row.length,
+                                                      .rkey = item.rkey,
+                                                      .value = value};
         mkv_draft_add(draft, &row, value);
         job->next++;
         before = job->cursor;
@@ -148,8 +168,9 @@ static int answer_statuses(mkv_job *job, mkv_desk *desk, size_t max_table,
     uint64_t late = 0;
 
     (void)now_ms;
-    for (; job->next < job->frame.items; job->next++) {
-        mkv_reply row = {.index = job->next, .status = job->statuses[job->next]};
+    for (; job->n_told < job->frame.items; job->n_told++) {
+        mkv_reply row = {.index = job->n_told,
+                         .status = job->statuses[job->n_told]};
         if (!mkv_draft_fits(draft, &row, max_table))
             break;
         mkv_draft_add(draft, &row, NULL);
@@ -159,8 +180,79 @@ static int answer_statuses(mkv_job *job, mkv_desk *desk, size_t max_table,
           job->frame.kind == MKV_PUT ? MKV_COUNT_PUT_ITEMS : MKV_COUNT_DELETE_ITEMS,
           draft->n);
     count(job, MKV_COUNT_TIMEOUTS, late);
-    job->done = job->next == job->frame.items;
+    job->done = job->n_told == job->frame.items;
     return mkv_answer_make(&job->service->answers, &job->frame, draft, job->done, out);
+}
+
+/* All pages or none: READs into them cannot be called back. */
+static int reserve(mkv_job *job, const mkv_request *item, uint64_t now_ms,
+                   mkv_put **out)
+{
+    mkv_store *store = job->service->store;
+    struct iovec iov[IOVS];
+    mkv_put *put;
+    size_t n;
+
+    if (is_late(job, now_ms))
+        return MEMKV_ERR_TIMEOUT;
+    if (!mkv_remote_is_attached(job->remote))
+        return MEMKV_ERR_UNSUPPORTED;
+    mkv_put_request request = mkv_put_request_of(name_of(job, item), item);
+    int status = mkv_store_reserve(store, &request, now_ms, &put);
+    if (status != MEMKV_OK)
+        return status;
+    for (uint64_t left = item->length; left > 0 && status == MEMKV_OK;) {
+        status = mkv_put_grow(store, put, left, now_ms, iov, IOVS, &n);
+        for (size_t i = 0; status == MEMKV_OK && i < n; i++)
+            left -= iov[i].iov_len;
+    }
+    if (status != MEMKV_OK)
+        mkv_store_drop(store, put);
+    else if (item->length == 0)
+        status = mkv_store_commit(store, put, now_ms);
+    else
+        *out = put;
+    return status;
+}
+
+/* A PUT whose payload is to be fetched: what is accepted becomes a target. */
+static int answer_remote_put(mkv_job *job, mkv_desk *desk, size_t max_table,
+                             uint64_t now_ms, mkv_answer **out)
+{
+    mkv_targets *targets = &desk->targets;
+    mkv_request item;
+    uint64_t late = 0;
+
+    (void)max_table; /* any client takes MKV_MAX_ITEMS rows without headers */
+    for (; mkv_requests_next(&job->cursor, &item); job->next++) {
+        mkv_put *put = NULL;
+        mkv_reply row = {.index = job->next};
+        row.status = reserve(job, &item, now_ms, &put);
+        late += row.status == MEMKV_ERR_TIMEOUT;
+        if (put != NULL) {
+            row.flags = MKV_ITEM_REMOTE;
+            targets->all[targets->n++] = (mkv_target){.address = item.address,
+                                                      .length = item.length,
+                                                      .rkey = item.rkey,
+                                                      .put = put};
+        }
+        mkv_draft_add(&desk->draft, &row, NULL);
+    }
+    count(job, MKV_COUNT_PUT_ITEMS, desk->draft.n);
+    count(job, MKV_COUNT_TIMEOUTS, late);
+    job->done = true;
+    int status =
+        mkv_answer_make(&job->service->answers, &job->frame, &desk->draft, true, out);
+    for (size_t i = 0; status != MEMKV_OK && i < targets->n; i++)
+        mkv_store_drop(job->service->store, targets->all[i].put);
+    return status;
+}
+
+static int answer_put(mkv_job *job, mkv_desk *desk, size_t max_table, uint64_t now_ms,
+                      mkv_answer **out)
+{
+    return job->is_remote ? answer_remote_put(job, desk, max_table, now_ms, out)
+                          : answer_statuses(job, desk, max_table, now_ms, out);
 }
 
 static void begin_check(mkv_job *job, const mkv_value_info *info)
@@ -257,7 +349,6 @@ static int answer_erased(mkv_job *job, mkv_desk *desk, size_t max_table,
             return MEMKV_OK;
         }
     }
-    job->next = 0;
     return answer_statuses(job, desk, max_table, now_ms, out);
 }
 
@@ -329,7 +420,7 @@ static const struct {
 } kinds[] = {
     [MKV_STAT] = {answer_found, MKV_COUNT_STAT_REQUESTS},
     [MKV_GET] = {answer_found, MKV_COUNT_GET_REQUESTS},
-    [MKV_PUT] = {answer_statuses, MKV_COUNT_PUT_REQUESTS},
+    [MKV_PUT] = {answer_put, MKV_COUNT_PUT_REQUESTS},
     [MKV_DELETE] = {answer_erased, MKV_COUNT_DELETE_REQUESTS},
     [MKV_LIST] = {answer_list, MKV_COUNT_LIST_REQUESTS},
 };
@@ -342,7 +433,18 @@ static bool has_items(uint8_t kind)
 /* Else the body, if any, goes into the bin. */
 static bool takes_values(const mkv_job *job)
 {
-    return job->frame.kind == MKV_PUT && !job->is_refused;
+    return job->frame.kind == MKV_PUT && !job->is_refused && !job->is_remote;
+}
+
+/* With some items inline and some not, the latter are refused by the intake. */
+static bool are_all_remote(mkv_cursor cursor)
+{
+    mkv_request item;
+    bool all = cursor.kind == MKV_PUT;
+
+    while (all && mkv_requests_next(&cursor, &item))
+        all = is_remote(&item);
+    return all;
 }
 
 static mkv_intake intake_of(mkv_job *job)
@@ -359,8 +461,8 @@ static mkv_intake intake_of(mkv_job *job)
 }
 
 int mkv_job_open(mkv_service *service, const mkv_peer_info *peer,
-                 const mkv_frame *frame, const uint8_t *table, uint64_t now_ms,
-                 mkv_job **out)
+                 const mkv_remote *remote, const mkv_frame *frame, const uint8_t *table,
+                 uint64_t now_ms, mkv_job **out)
 {
     const size_t align = _Alignof(mkv_job);
     size_t size = sizeof(mkv_job) + frame->items * sizeof(int32_t);
@@ -371,6 +473,7 @@ int mkv_job_open(mkv_service *service, const mkv_peer_info *peer,
     memset(job, 0, size);
     job->service = service;
     job->peer = peer;
+    job->remote = remote;
     job->frame = *frame;
     job->deadline_ms = now_ms + frame->budget_ms;
     if (has_items(frame->kind)) {
@@ -379,6 +482,7 @@ int mkv_job_open(mkv_service *service, const mkv_peer_info *peer,
             free(job);
             return status;
         }
+        job->is_remote = are_all_remote(job->cursor);
     }
     /* in this order: who drains must see every job that was not refused */
     atomic_fetch_add(&service->jobs, 1);
@@ -391,6 +495,11 @@ int mkv_job_open(mkv_service *service, const mkv_peer_info *peer,
           1);
     *out = job;
     return MEMKV_OK;
+}
+
+uint8_t mkv_job_kind(const mkv_job *job)
+{
+    return job->frame.kind;
 }
 
 uint64_t mkv_job_deadline(const mkv_job *job)
@@ -421,10 +530,19 @@ void mkv_job_received(mkv_job *job, uint64_t now_ms)
 int mkv_job_answer(mkv_job *job, mkv_desk *desk, size_t max_table, uint64_t now_ms,
                    mkv_answer **out)
 {
+    desk->targets.n = 0;
     answer_fn *answer = has_items(job->frame.kind) && !job->is_refused
                             ? kinds[job->frame.kind].answer
                             : answer_plainly;
     return answer(job, desk, max_table, now_ms, out);
+}
+
+int mkv_job_answer_rdma(mkv_job *job, int status, const uint8_t params[MKV_PARAMS_LEN],
+                        mkv_answer **out)
+{
+    job->done = true;
+    return mkv_answer_plain(&job->service->answers, &job->frame, status, params,
+                            status == MEMKV_OK ? MKV_PARAMS_LEN : 0, out);
 }
 
 bool mkv_job_is_done(const mkv_job *job)

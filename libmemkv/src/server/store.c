@@ -123,6 +123,11 @@ void mkv_store_close(mkv_store *store)
     free(store);
 }
 
+struct iovec mkv_store_pool(const mkv_store *store)
+{
+    return (struct iovec){store->pages.base, store->pages.mapped};
+}
+
 /* ---- under the lock -------------------------------------------------------------- */
 
 static mkv_amount amount_of(const mkv_value *value)
@@ -451,6 +456,12 @@ int mkv_put_grow(mkv_store *store, mkv_put *put, uint64_t most, uint64_t now_ms,
     for (size_t i = 0; i < *n; i++)
         put->offset += iov[i].iov_len;
     return MEMKV_OK;
+}
+
+size_t mkv_put_iov(const mkv_put *put, uint64_t offset, uint64_t most,
+                   struct iovec *iov, size_t cap)
+{
+    return mkv_value_iov(&put->value, offset, most, iov, cap);
 }
 
 static void publish(mkv_store *store, mkv_put *put, uint64_t now_ms)

@@ -26,6 +26,8 @@ typedef struct mkv_store_config {
 /* INVALID (err names the setting, its value and what would be right), NO_MEMORY. */
 int mkv_store_open(const mkv_store_config *config, mkv_store **out, memkv_error *err);
 void mkv_store_close(mkv_store *store); /* no value or put may be left */
+/* The one mapping that all payload lies in. */
+struct iovec mkv_store_pool(const mkv_store *store);
 
 typedef struct mkv_name { /* a key in its namespace */
     const uint8_t *name_space;
@@ -79,6 +81,9 @@ int mkv_store_reserve(mkv_store *store, const mkv_put_request *request, uint64_t
  * passes its length.  FULL: no page to be had; drop the put. */
 int mkv_put_grow(mkv_store *store, mkv_put *put, uint64_t most, uint64_t now_ms,
                  struct iovec *iov, size_t cap, size_t *n);
+/* What has grown so far, as mkv_value_iov. */
+size_t mkv_put_iov(const mkv_put *put, uint64_t offset, uint64_t most,
+                   struct iovec *iov, size_t cap);
 /* Visible from now on, replacing a value of another header.  The put must have grown to
  * its length.  EXISTS: another one with this header was first.  The put is gone either
  * way. */

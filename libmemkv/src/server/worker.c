@@ -16,6 +16,7 @@
 #define EVENTS 64
 #define TICK_MS 100
 #define ACCEPTS_PER_TURN 64
+#define SPIN_NS 50000 /* while payload is under way, before it sleeps */
 
 struct mkv_worker {
     mkv_worker *next; /* in the crew */
@@ -26,6 +27,9 @@ struct mkv_worker {
     uint32_t load;      /* channels here and in the inbox */
     mkv_channel *first; /* all of them */
     mkv_channel *busy;  /* those that time may run out for */
+    size_t n_flying;    /* of these, those with payload under way by RDMA */
+    int n_events;       /* of the batch that is being handled */
+    struct epoll_event events[EVENTS];
     uint64_t ticked_ms;
     bool is_deaf; /* out of descriptors: accepts nothing until the next tick */
     mkv_bench bench;
@@ -66,6 +70,20 @@ static void set_busy(mkv_worker *worker, mkv_channel *channel, bool busy)
         channel->next_busy->prev_busy = channel->prev_busy;
 }
 
+static void set_flying(mkv_worker *worker, mkv_channel *channel, bool flying)
+{
+    worker->n_flying += (size_t)flying - (size_t)channel->is_flying;
+    channel->is_flying = flying;
+}
+
+/* It may have had events on its socket and on its link, both in this batch. */
+static void forget_events(mkv_worker *worker, const mkv_channel *channel)
+{
+    for (int i = 0; i < worker->n_events; i++)
+        if (worker->events[i].data.ptr == channel)
+            worker->events[i].data.ptr = NULL;
+}
+
 static void drop_channel(mkv_crew *crew, mkv_channel *channel)
 {
     atomic_fetch_sub_explicit(&crew->service->connections, 1, memory_order_relaxed);
@@ -74,6 +92,10 @@ static void drop_channel(mkv_crew *crew, mkv_channel *channel)
 
 static void remove_channel(mkv_worker *worker, mkv_channel *channel)
 {
+    forget_events(worker, channel);
+    /* closing does not do it while a forked child has the socket, too */
+    epoll_ctl(worker->epoll, EPOLL_CTL_DEL, channel->fd, NULL);
+    set_flying(worker, channel, false);
     set_busy(worker, channel, false);
     /* a close does not do it while a child just forked still has the descriptor */
     epoll_ctl(worker->epoll, EPOLL_CTL_DEL, channel->fd, NULL);
@@ -89,12 +111,26 @@ static void remove_channel(mkv_worker *worker, mkv_channel *channel)
     drop_channel(worker->crew, channel);
 }
 
+/* The link that the client has attached just now.  Edge-triggered: events of a link that
+ * has nothing under way are not taken. */
+static int watch_link(mkv_worker *worker, mkv_channel *channel)
+{
+    const mkv_remote *remote = &channel->remote;
+
+    if (remote->n_links == channel->n_links)
+        return MEMKV_OK;
+    channel->n_links = remote->n_links;
+    return watch(worker, mkv_link_fd(remote->link), EPOLLIN | EPOLLET, channel);
+}
+
 static void give_turn(mkv_worker *worker, mkv_channel *channel, uint64_t now)
 {
-    if (!mkv_channel_turn(channel, &worker->bench, now)) {
+    if (!mkv_channel_turn(channel, &worker->bench, now) ||
+        watch_link(worker, channel) != MEMKV_OK) {
         remove_channel(worker, channel);
         return;
     }
+    set_flying(worker, channel, mkv_channel_is_flying(channel));
     set_busy(worker, channel, mkv_channel_is_busy(channel));
     struct epoll_event event = {.events = mkv_channel_events(channel),
                                 .data.ptr = channel};
@@ -225,6 +261,8 @@ static void handle(mkv_worker *worker, const struct epoll_event *event, uint64_t
 {
     mkv_channel *channel = event->data.ptr;
 
+    if (channel == NULL)
+        return;
     if (event->data.ptr == &worker->crew->listener)
         accept_some(worker, now);
     else if (event->data.ptr == &worker->bell)
@@ -235,14 +273,64 @@ static void handle(mkv_worker *worker, const struct epoll_event *event, uint64_t
         give_turn(worker, channel, now);
 }
 
+/* A turn for each channel whose link has something; false: there was none. */
+static bool hear_links(mkv_worker *worker)
+{
+    bool any = false;
+    mkv_channel *next;
+    uint64_t now = now_ms();
+
+    for (mkv_channel *channel = worker->busy; channel != NULL; channel = next) {
+        next = channel->next_busy;
+        if (channel->is_flying && mkv_channel_listen(channel, now)) {
+            give_turn(worker, channel, now);
+            any = true;
+        }
+    }
+    return any;
+}
+
+/* From here on what completes raises an event. */
+static void arm_links(mkv_worker *worker)
+{
+    mkv_channel *next;
+
+    for (mkv_channel *channel = worker->busy; channel != NULL; channel = next) {
+        next = channel->next_busy;
+        if (channel->is_flying && mkv_link_arm(channel->remote.link) != MEMKV_OK)
+            remove_channel(worker, channel);
+    }
+}
+
+/* As epoll_wait; 0 also when a link was heard. */
+static int wait_for_events(mkv_worker *worker, int timeout_ms)
+{
+    int64_t until_ns = worker->n_flying > 0 ? mkv_now_ns() + SPIN_NS : 0;
+
+    worker->n_events = 0;
+    while (worker->n_flying > 0) {
+        int n = epoll_wait(worker->epoll, worker->events, EVENTS, 0);
+        if (n != 0)
+            return n;
+        bool is_over = mkv_now_ns() > until_ns;
+        if (is_over)
+            arm_links(worker);
+        if (hear_links(worker))
+            return 0;
+        if (is_over)
+            break;
+    }
+    return epoll_wait(worker->epoll, worker->events, EVENTS, timeout_ms);
+}
+
 static int work(mkv_worker *worker)
 {
-    struct epoll_event events[EVENTS];
+    struct epoll_event *events = worker->events;
     const void *stop = &worker->crew->stop;
 
     for (;;) {
         bool needs_ticks = worker->busy != NULL || worker->is_deaf;
-        int n = epoll_wait(worker->epoll, events, EVENTS, needs_ticks ? TICK_MS : -1);
+        int n = wait_for_events(worker, needs_ticks ? TICK_MS : -1);
         if (n < 0 && errno != EINTR)
             return MEMKV_ERR_SYSTEM;
         for (int i = 0; i < n; i++) {
@@ -253,6 +341,7 @@ static int work(mkv_worker *worker)
             }
         }
         uint64_t now = now_ms();
+        worker->n_events = n > 0 ? n : 0;
         for (int i = 0; i < n; i++)
             handle(worker, &events[i], now);
         if (needs_ticks && now >= worker->ticked_ms + TICK_MS)
