@@ -24,6 +24,7 @@ def store_again(engine: Engine, site: Site, prompts: list[Prompt]) -> None:
 
     # not at once: a server that was down is tried again in the background
     wait_until(is_stored, timeout=60)
+    engine.forget()
 
 
 def kill_server(
@@ -42,7 +43,7 @@ def kill_server(
     run = engine.generate(*prompts)
     assert relay.fired, "no load was under way"
     difference = reference.distance(run, *prompts)
-    cached = " ".join(str(answer.cached) for answer in run.answers)
+    cached = "/".join(str(answer.cached) for answer in run.answers)
     add_row(scenario, cached, "-", "-", difference, run.seconds)
     assert difference < TOLERANCE
     assert run.seconds < site.grace

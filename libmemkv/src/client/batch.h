@@ -64,8 +64,8 @@ typedef struct mkv_lane {
     mkv_sent *requests; /* oldest first */
     uint32_t n_requests;
     uint32_t next_id;
-    bool has_news;    /* its link had something */
-    int64_t moved_ns; /* bytes last went either way */
+    bool has_news;      /* its link had something */
+    int64_t moved_ns;   /* bytes last went either way */
     mkv_sent *replying; /* whose reply frame is being read */
 } mkv_lane;
 

@@ -10,9 +10,9 @@
 #define RETRY_REFUSED_MS 30000 /* a wrong key does not mend itself */
 #define BACK_MS 600000         /* how long the next in order is asked, too */
 
-#define MAX_SILENCES 3  /* short budgets run out under load, too: not after the first */
+#define MAX_SILENCES 3 /* short budgets run out under load, too: not after the first */
 #define MIN_SILENCE_MS 60 /* in all; very short budgets need more of them */
-#define SILENCE_MS 1000 /* but this is long for anybody */
+#define SILENCE_MS 1000   /* but this is long for anybody */
 
 #define MAX_SLOW 16 /* in a row; a burst is over sooner */
 #define SLOW_FACTOR 50

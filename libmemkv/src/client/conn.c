@@ -10,9 +10,9 @@
 #include "status.h"
 
 #define RECEIVES 32 /* immediates under way; a server that has more waits a little */
-#define LINK_BUDGET_MS 10000 /* the dial's own deadline is what counts */
+#define LINK_BUDGET_MS 10000  /* the dial's own deadline is what counts */
 #define TURN_BYTES (4u << 20) /* then the deadline is looked at */
-#define MAX_IOV 1024         /* UIO_MAXIOV: all the kernel takes in one call */
+#define MAX_IOV 1024          /* UIO_MAXIOV: all the kernel takes in one call */
 
 int mkv_conn_dial(const mkv_endpoint *endpoint, const mkv_identity *self,
                   int64_t dial_deadline_ns, mkv_conn **out, memkv_error *err)

@@ -42,13 +42,13 @@ typedef struct mkv_peer {
     mkv_breaker rdma;    /* the same for the links of its connections */
     char link_text[128]; /* the last one's */
     uint32_t features;   /* the server's, as far as we have them, too */
-    uint64_t luck; /* of chance() */
-    bool is_name;  /* the address is: looked up, and again after each failure */
+    uint64_t luck;       /* of chance() */
+    bool is_name;        /* the address is: looked up, and again after each failure */
     bool is_resolved;
     mkv_endpoint endpoint;
     char calls_itself[MEMKV_MAX_NAME + 1]; /* empty: as we call it, or by its address */
     mkv_conn *doomed; /* to be closed once the lock is free: a link's end may block */
-    mkv_conn *idle; /* also dials that outlived the batch that wanted them */
+    mkv_conn *idle;   /* also dials that outlived the batch that wanted them */
     uint32_t n_payload, n_control; /* connections there are, lent or idle */
     mkv_waiter *waiters;
 } mkv_peer;

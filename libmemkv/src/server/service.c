@@ -169,8 +169,7 @@ static int answer_statuses(mkv_job *job, mkv_desk *desk, size_t max_table,
 
     (void)now_ms;
     for (; job->n_told < job->frame.items; job->n_told++) {
-        mkv_reply row = {.index = job->n_told,
-                         .status = job->statuses[job->n_told]};
+        mkv_reply row = {.index = job->n_told, .status = job->statuses[job->n_told]};
         if (!mkv_draft_fits(draft, &row, max_table))
             break;
         mkv_draft_add(draft, &row, NULL);
