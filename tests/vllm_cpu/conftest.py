@@ -17,7 +17,8 @@ import pytest
 if find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
-    from .stack import CHUNK, Answer, Engine, MemKV, Prompt, Run, Site
+    from .deployments import CHUNK, Site
+    from .stack import Answer, Engine, MemKV, Prompt, Run
 
 GRACE_S = 5.0
 PROMPT = 600  # tokens

@@ -5,8 +5,9 @@ from __future__ import annotations
 from support import wait_until
 
 from .conftest import TOLERANCE, Reference, add_row
+from .deployments import Site
 from .relay import Moment
-from .stack import Engine, Prompt, Site
+from .stack import Engine, Prompt
 
 
 def store_again(engine: Engine, site: Site, prompts: list[Prompt]) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from .conftest import Prompts, Reference, add_row
+from .deployments import Site, in_process
 from .failures import kill_server
 from .relay import Moment
-from .stack import Engine, Site, in_process
+from .stack import Engine
 
 pytestmark = pytest.mark.timeout(900)
 
