@@ -60,10 +60,8 @@ class FakeVerbs:
 class RegisteredClient(Client):
     """Takes large values through registered memory; all else is the client's."""
 
-    def __init__(
-        self, verbs: FakeVerbs, *, timeout: float = 10.0, **given: Any
-    ) -> None:
-        settings = {"transport": "rdma", "verbs_library": verbs.path, **given}
+    def __init__(self, library: str, *, timeout: float = 10.0, **given: Any) -> None:
+        settings = {"transport": "rdma", "verbs_library": library, **given}
         super().__init__(config=load(settings), timeout=timeout)
         memory = memoryview(mmap.mmap(-1, LANES * LANE))
         self._region = self.register(memory)

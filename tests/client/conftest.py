@@ -1,11 +1,13 @@
 """One server for each way of moving bytes, shared by all tests that only use it.
 
-Those of RDMA are on the fake verbs library, and values of 64 KiB or more go by it.
+Those of RDMA move values of 64 KiB or more by it: on the fake verbs library, and in the
+machine of tests/vm on a device.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from memkv_lmcache._ffi import NativeServer
 from .serving import served
 
 _namespaces = itertools.count()
+WAYS = ["tcp", "unix", "fake-rdma"]
+if "RDMA_ADDR" in os.environ:  # there is a device
+    WAYS.append("rdma")
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +31,7 @@ def verbs(tmp_path_factory: pytest.TempPathFactory) -> FakeVerbs:
     return FakeVerbs(build_fake_verbs(tmp_path_factory.mktemp("verbs")))
 
 
-@pytest.fixture(scope="session", params=["tcp", "unix", "fake-rdma"])
+@pytest.fixture(scope="session", params=WAYS)
 def way(request: pytest.FixtureRequest) -> str:
     """How payload travels."""
     found: str = request.param
@@ -34,38 +39,38 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
+def library(way: str, request: pytest.FixtureRequest) -> str | None:
+    """The verbs library; None: no RDMA."""
+    if way == "rdma":
+        return "libibverbs.so.1"
+    return request.getfixturevalue("verbs").path if way == "fake-rdma" else None
+
+
+@pytest.fixture(scope="session")
 def server(
-    way: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    way: str, library: str | None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[NativeServer]:
     socket: Path = tmp_path_factory.mktemp("memkv") / "s"
     address = f"unix:{socket}" if way == "unix" else "127.0.0.1:0"
-    settings = {}
-    if way == "fake-rdma":
-        library = request.getfixturevalue("verbs").path
-        settings = {"transport": "rdma", "verbs_library": library}
+    settings = {"transport": "rdma", "verbs_library": library} if library else {}
     # small pages, so that thousands of values fit
     with served(address, page_size=8 * 1024, **settings) as found:
         yield found
+        assert (found.stats()["bytes_remote"] > 0) is (library is not None)
 
 
 Connect = Callable[..., Client]
 
 
 @pytest.fixture
-def connect(
-    server: NativeServer, way: str, request: pytest.FixtureRequest
-) -> Iterator[Connect]:
+def connect(server: NativeServer, library: str | None) -> Iterator[Connect]:
     """Makes clients of ``server`` in a namespace of this test's own."""
     namespace = f"test-{next(_namespaces)}"
     made: list[Client] = []
 
     def connect(**changes: Any) -> Client:
         given = {"servers": server.address, "namespace": namespace, **changes}
-        if way == "fake-rdma":
-            verbs: FakeVerbs = request.getfixturevalue("verbs")
-            made.append(RegisteredClient(verbs, **given))
-        else:
-            made.append(Client(**given))
+        made.append(RegisteredClient(library, **given) if library else Client(**given))
         return made[-1]
 
     yield connect
