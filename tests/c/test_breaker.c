@@ -87,13 +87,32 @@ static void three_silences_in_a_row_open_it(void)
     CHECK(!mkv_breaker_is_live(&breaker));
 }
 
-static void a_long_silence_opens_it_at_once_and_a_short_one_never(void)
+static void a_long_silence_opens_it_at_once(void)
 {
     mkv_breaker breaker = {0};
     mkv_breaker_opened(&breaker, START, OLD_MS);
-    for (int i = 0; i < 100; i++)
-        CHECK(!mkv_breaker_silent(&breaker, START, 5 * MS, 0));
     CHECK(mkv_breaker_silent(&breaker, START, 1000 * MS, 0));
+}
+
+static void very_short_silences_open_it_once_they_add_up(void)
+{
+    mkv_breaker breaker = {0};
+    mkv_breaker_opened(&breaker, START, OLD_MS);
+    for (int i = 0; i < 11; i++)
+        CHECK(!mkv_breaker_silent(&breaker, START, 5 * MS, 0));
+    CHECK(mkv_breaker_silent(&breaker, START, 5 * MS, 0));
+}
+
+static void a_late_answer_does_not_shorten_the_back_off(void)
+{
+    mkv_breaker breaker = {0};
+    memkv_error why = refused(MEMKV_ERR_DRAINING);
+    mkv_breaker_opened(&breaker, START, OLD_MS);
+    mkv_breaker_failed(&breaker, START, &why, 0);
+    CHECK(!mkv_breaker_answered(&breaker, START, MS, 0));
+    mkv_breaker_failed(&breaker, START, &why, 0);
+    CHECK(!mkv_breaker_may_dial(&breaker, START + 199 * MS));
+    CHECK(mkv_breaker_may_dial(&breaker, START + 200 * MS));
 }
 
 static void a_server_that_was_never_up_is_not_silent(void)
@@ -153,7 +172,9 @@ int main(void)
     a_handshake_does_not_shorten_the_back_off_but_an_answer_does();
     a_wrong_key_is_rarely_tried_again();
     three_silences_in_a_row_open_it();
-    a_long_silence_opens_it_at_once_and_a_short_one_never();
+    a_long_silence_opens_it_at_once();
+    very_short_silences_open_it_once_they_add_up();
+    a_late_answer_does_not_shorten_the_back_off();
     a_server_that_was_never_up_is_not_silent();
     answers_far_slower_than_normal_open_it();
     a_server_that_is_always_slow_stays_live();

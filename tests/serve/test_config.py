@@ -160,10 +160,21 @@ def test_one_device_may_be_named_as_the_other_product_does(path: Path) -> None:
         loaded(path, "rdma: {device: mlx5_0, devices: mlx5_1}")
 
 
-NAMES = (
-    "network memory storage rdma mode address workers auth_key max_size page_size "
-    "eviction enabled drives"
-).split()
+NAMES = [
+    "network",
+    "memory",
+    "storage",
+    "rdma",
+    "mode",
+    "address",
+    "workers",
+    "auth_key",
+    "max_size",
+    "page_size",
+    "eviction",
+    "enabled",
+    "drives",
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: (

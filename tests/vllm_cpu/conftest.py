@@ -1,5 +1,5 @@
-"""What the tests with a real vLLM share.  ``make test-vllm`` runs them, in an environment
-that has vLLM; elsewhere they are not collected."""
+"""What the tests with a real vLLM share.  ``make test-vllm`` runs them, in an
+environment that has it; elsewhere they are not collected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import pytest
 if find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
-    from .stack import CHUNK, Answer, Engine, MemKV, Prompt, Run, Site
+    from .deployments import CHUNK, Site
+    from .stack import Answer, Engine, MemKV, Prompt, Run
 
 GRACE_S = 5.0
 PROMPT = 600  # tokens

@@ -1,4 +1,4 @@
-"""The processes of a deployment: vLLM, ``lmcache server`` and ``memkv serve``."""
+"""Processes of a deployment: vLLM, ``memkv serve``, and whatever else."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import json
 import os
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import yaml
 from peer import Peer
-from support import ROOT, wait_until
+from support import ROOT
 
 from memkv_lmcache.client import Client
 from memkv_lmcache.config import load
@@ -26,9 +24,7 @@ from memkv_lmcache.processes import Worker
 
 from .relay import Relay
 
-BIN = Path(sys.executable).parent
 KEY = "5a" * 32
-CHUNK = 128  # vLLM's blocks on a CPU are as large
 START_S = 240.0
 ANSWER_S = 120.0
 
@@ -136,9 +132,9 @@ class Engine(Process):
         command = (sys.executable, "-m", "vllm_cpu.engine", json.dumps(options))
         super().__init__(name, command, folder, **(fixed | settings))
         self._buffer = b""
+        self.forget: Callable[[], None] = lambda: None
+        """Empties LMCache's own memory, where it keeps what it could not store."""
         self._receive(START_S)
-        self.said_at_start = self.said()
-        """Before the first request."""
 
     def generate(self, *prompts: Prompt) -> Run:
         """Requests ``prompts`` together."""
@@ -229,114 +225,3 @@ class MemKV:
     ) -> None:
         self._peer.__exit__(kind, error, trace)
         self.kill()
-
-
-# ---- deployments ---------------------------------------------------------------------
-
-
-class Site(NamedTuple):
-    """Where deployments run."""
-
-    model: Path
-    folder: Path
-    memkv: MemKV
-    grace: float
-    """Seconds that a load may take."""
-    chunks: int
-    """Of a prompt."""
-
-
-@contextlib.contextmanager
-def in_process(
-    site: Site,
-    name: str,
-    *,
-    keeps: bool = True,
-    policy: str | None = "recompute",
-    seed: str | None = "0",
-    **lmcache: Any,
-) -> Iterator[Engine]:
-    """vLLM with LMCache and the plugin in it, as the README sets it up.
-
-    ``keeps``: LMCache keeps in its own memory what it has seen.
-    """
-    prefix = "storage_plugin.memkv."
-    config = {
-        "chunk_size": CHUNK,
-        "local_cpu": keeps,
-        "max_local_cpu_size": 0.25,
-        "save_unfull_chunk": False,  # see cpu_connector.py
-        "storage_plugins": "memkv",
-        "extra_config": {
-            f"{prefix}module_path": "memkv_lmcache.backend",
-            f"{prefix}class_name": "MemKVStorageBackend",
-            f"{prefix}load_timeout_s": site.grace,
-            f"{prefix}lookup_timeout_ms": 2000,  # the machine may be small
-        },
-        **lmcache,
-    }
-    path = site.folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    transfer = {
-        "kv_connector": "LMCacheConnectorV1",
-        "kv_connector_module_path": "vllm_cpu.cpu_connector",
-    }
-    if policy is not None:
-        transfer["kv_load_failure_policy"] = policy
-    settings = {**site.memkv.environment, "LMCACHE_CONFIG_FILE": str(path)}
-    if seed is not None:
-        settings["PYTHONHASHSEED"] = seed
-    with Engine(name, site.model, site.folder, transfer, **settings) as engine:
-        yield engine
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def multi_process(site: Site, name: str, *, keeps: bool = True) -> Iterator[Engine]:
-    """``lmcache server`` with the adapter, and vLLM beside it."""
-    port, http, metrics = _free_port(), _free_port(), _free_port()
-    shared = f"memkv-test-{port}"
-    adapter = {
-        "type": "plugin",
-        "module_path": "memkv_lmcache.l2_adapter",
-        "class_name": "MemKVL2Adapter",
-        "adapter_params": {
-            "prefix": "fleet-a",
-            "load_failure_grace_s": site.grace,
-            "lookup_timeout_ms": 2000,
-        },
-    }
-    command = (
-        *(BIN / "lmcache", "server", "--host", "127.0.0.1", "--port", port),
-        *("--http-host", "127.0.0.1", "--http-port", http),
-        *("--prometheus-port", metrics, "--l1-size-gb", "0.25", "--shm-name", shared),
-        *("--eviction-policy", "LRU", "--chunk-size", CHUNK),
-        *("--supported-transfer-mode", "auto", "--l2-adapter", json.dumps(adapter)),
-        *(() if keeps else ("--l2-store-policy", "skip_l1")),
-    )
-    server = Process(f"{name}-lmcache", command, site.folder, **site.memkv.environment)
-    transfer = {
-        "kv_connector": "LMCacheMPConnector",
-        "kv_connector_module_path": "lmcache.integration.vllm.lmcache_mp_connector",
-        "kv_connector_extra_config": {
-            "lmcache.mp.host": "127.0.0.1",
-            "lmcache.mp.port": port,
-        },
-    }
-    try:
-        with server:
-
-            def is_ready() -> bool:
-                assert server.child.poll() is None, server.said()
-                return "Uvicorn running" in server.said()
-
-            wait_until(is_ready, timeout=START_S)
-            with Engine(name, site.model, site.folder, transfer) as engine:
-                yield engine
-    finally:
-        Path("/dev/shm", shared).unlink(missing_ok=True)  # noqa: S108

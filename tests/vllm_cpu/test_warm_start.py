@@ -9,9 +9,10 @@ import pytest
 from support import wait_until
 
 from .conftest import TOLERANCE, Prompts, Reference, add_row, distance
+from .deployments import CHUNK, Site, in_process, multi_process
 from .failures import kill_server
 from .relay import Moment
-from .stack import CHUNK, Engine, Run, Site, in_process, multi_process
+from .stack import Engine, Run
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -23,8 +23,8 @@ extern "C" {
 #define MEMKV_MAX_KEY 512
 #define MEMKV_MAX_HEADER 4096
 #define MEMKV_MAX_NAMESPACE 128
-#define MEMKV_MAX_NAME 128          /* a server's */
-#define MEMKV_MAX_VALUE 4294967296  /* bytes of payload; a larger put is TOO_LARGE */
+#define MEMKV_MAX_NAME 128         /* a server's */
+#define MEMKV_MAX_VALUE 4294967296 /* bytes of payload; a larger put is TOO_LARGE */
 #define MEMKV_AUTH_KEY_LEN 32
 
 /* Grouped by the largest thing broken.  An op's status is also its miss reason.  The
@@ -88,10 +88,10 @@ typedef struct memkv_address {
 typedef struct memkv_client_config { /* memkv_client_config_init fills in defaults */
     const memkv_address *servers;
     size_t n_servers;
-    const void *name_space; /* keys live in it; name_space_len bytes */
+    const void *name_space;  /* keys live in it; name_space_len bytes */
     const uint8_t *auth_key; /* MEMKV_AUTH_KEY_LEN bytes; NULL for an open server */
     uint32_t name_space_len;
-    uint32_t connections;    /* a server, for payload; one more serves the rest */
+    uint32_t connections; /* a server, for payload; one more serves the rest */
     int32_t connect_timeout_ms;
     uint32_t transport;        /* memkv_transport */
     const char *rdma_devices;  /* "mlx5_0,mlx5_1"; NULL: by the address in use */
@@ -148,11 +148,11 @@ typedef enum memkv_opcode {
  * points to is borrowed until memkv_run returns, and not one moment longer. */
 typedef struct memkv_op {
     uint32_t code;
-    uint32_t depth;      /* the key's place in its prefix from 1, 0 unknown: a hint */
-    uint64_t group;      /* equal for shards of use only together, 0 unknown: a hint */
+    uint32_t depth; /* the key's place in its prefix from 1, 0 unknown: a hint */
+    uint64_t group; /* equal for shards of use only together, 0 unknown: a hint */
     const void *key;
-    void *header;        /* PUT reads it.  STAT, GET write it; NULL: not wanted */
-    void *data;          /* PUT reads it.  GET: undefined unless status is MEMKV_OK */
+    void *header; /* PUT reads it.  STAT, GET write it, as data; NULL: not wanted */
+    void *data;   /* PUT reads it.  GET: undefined unless status is MEMKV_OK */
     uint64_t data_len;   /* PUT: bytes.  GET: room */
     uint32_t key_len;    /* 1..MEMKV_MAX_KEY */
     uint32_t header_len; /* PUT: bytes.  STAT, GET: room, 0..MEMKV_MAX_HEADER */
@@ -191,12 +191,12 @@ MEMKV_API int memkv_list(memkv_client *client, const char *server, uint64_t *cur
 typedef struct memkv_server memkv_server;
 
 typedef struct memkv_server_config { /* memkv_server_config_init fills in defaults */
-    const char *name;        /* NULL: the address */
-    const char *address;     /* as in memkv_address; port 0: any free one */
-    const uint8_t *auth_key; /* NULL: only on loopback and Unix sockets */
-    uint64_t memory;         /* pages, keys, headers, index: a hard bound */
-    uint64_t page_size;      /* a power of two, 4 KiB to 1 MiB */
-    uint64_t default_ttl_ms; /* 0: until evicted */
+    const char *name;                /* NULL: the address */
+    const char *address;             /* as in memkv_address; port 0: any free one */
+    const uint8_t *auth_key;         /* NULL: only on loopback and Unix sockets */
+    uint64_t memory;                 /* pages, keys, headers, index: a hard bound */
+    uint64_t page_size;              /* a power of two, 4 KiB to 1 MiB */
+    uint64_t default_ttl_ms;         /* 0: until evicted */
     uint32_t max_connections;
     uint32_t transport;        /* memkv_transport */
     const char *rdma_devices;  /* "mlx5_0,mlx5_1"; NULL: by the address in use */

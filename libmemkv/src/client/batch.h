@@ -20,8 +20,8 @@ typedef struct mkv_slot { /* beside each op */
     uint32_t next;        /* in its queue */
     uint8_t tries;        /* connections that broke under it */
     uint8_t moves;        /* from a server to the next in its key's order */
-    bool is_inline;       /* RDMA has failed it once */
     bool is_deleted;      /* on one server; others may hold it, too */
+    bool is_inline;       /* RDMA has failed it once */
     bool is_repair;       /* answered CHECKSUM; now a DELETE of `generation` */
     uint64_t generation;
 } mkv_slot;
@@ -33,6 +33,7 @@ typedef struct mkv_sent {
     uint32_t id;
     int64_t asked_ns;
     uint8_t kind;
+    bool was_alone;            /* nothing else was on its way on the connection */
     bool is_sent, is_answered; /* freed when both */
     uint32_t n;
     uint32_t *ops;   /* of the items */
@@ -72,7 +73,7 @@ typedef struct mkv_batch {
     memkv_op *ops;
     mkv_slot *slots;
     const mkv_identity *self; /* its namespace seeds the checksums */
-    int64_t deadline_ns;
+    int64_t begun_ns, deadline_ns;
     size_t n_left; /* ops without an answer, and repairs under way */
     mkv_share *shares;
     size_t n_shares;

@@ -10,9 +10,9 @@
 #define RETRY_REFUSED_MS 30000 /* a wrong key does not mend itself */
 #define BACK_MS 600000         /* how long the next in order is asked, too */
 
-#define MAX_SILENCES 3  /* short budgets run out under load, too: not after the first */
-#define SILENCE_MS 1000 /* but this is long for anybody */
-#define MIN_SILENCE_MS 20 /* and this says nothing */
+#define MAX_SILENCES 3 /* short budgets run out under load, too: not after the first */
+#define MIN_SILENCE_MS 60 /* in all; very short budgets need more of them */
+#define SILENCE_MS 1000   /* but this is long for anybody */
 
 #define MAX_SLOW 16 /* in a row; a burst is over sooner */
 #define SLOW_FACTOR 50
@@ -38,6 +38,7 @@ void mkv_breaker_opened(mkv_breaker *breaker, int64_t now_ns, uint64_t uptime_ms
     else if (uptime_ms < BACK_MS && started_ns > breaker->back_ns)
         breaker->back_ns = started_ns;
     breaker->silences = breaker->slow = 0;
+    breaker->silent_ns = 0;
     atomic_store(&breaker->health, MKV_UP);
 }
 
@@ -61,10 +62,13 @@ bool mkv_breaker_silent(mkv_breaker *breaker, int64_t now_ns, int64_t waited_ns,
                         uint16_t chance)
 {
     /* what was never up is waited for until its dial is given up */
-    if (atomic_load(&breaker->health) != MKV_UP ||
-        waited_ns < MIN_SILENCE_MS * MKV_NS_PER_MS)
+    if (atomic_load(&breaker->health) != MKV_UP)
         return false;
-    if (++breaker->silences < MAX_SILENCES && waited_ns < SILENCE_MS * MKV_NS_PER_MS)
+    breaker->silences++;
+    breaker->silent_ns += waited_ns;
+    bool is_often = breaker->silences >= MAX_SILENCES &&
+                    breaker->silent_ns >= MIN_SILENCE_MS * MKV_NS_PER_MS;
+    if (!is_often && waited_ns < SILENCE_MS * MKV_NS_PER_MS)
         return false;
     memkv_error why;
     mkv_fail(&why, MEMKV_ERR_UNREACHABLE, 0,
@@ -77,7 +81,10 @@ bool mkv_breaker_silent(mkv_breaker *breaker, int64_t now_ns, int64_t waited_ns,
 bool mkv_breaker_answered(mkv_breaker *breaker, int64_t now_ns, int64_t took_ns,
                           uint16_t chance)
 {
+    if (atomic_load(&breaker->health) != MKV_UP)
+        return false; /* an answer from before */
     breaker->silences = 0;
+    breaker->silent_ns = 0;
     if (took_ns == 0) {
         breaker->failures = 0;
         return false;

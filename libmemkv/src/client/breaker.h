@@ -22,6 +22,7 @@ typedef struct mkv_breaker { /* zeroed: NEW */
     memkv_error trouble; /* why it is DOWN */
     uint32_t failures;   /* since it last answered a request */
     uint32_t silences;   /* requests without a byte of an answer, in a row */
+    int64_t silent_ns;   /* what they waited, in all */
     uint32_t slow;       /* answers far over the normal, in a row */
     int64_t normal_ns; /* what a request without payload usually takes; 0: not known */
     int64_t retry_ns;  /* DOWN: when a probe may go out */

@@ -22,13 +22,14 @@ static void keep_node(mkv_outgoing *node)
     (void)node; /* on ask()'s stack, which outlives it */
 }
 
-static int receive_reply(call *it, uint8_t kind)
+/* MEMKV_OK and *is_over: frame.status is the answer. */
+static int receive_reply(call *it, uint8_t kind, bool *is_over)
 {
     mkv_session *session = &it->conn->session;
     for (;;) {
         switch (mkv_session_next(session)) {
         case MKV_EVENT_NONE:
-            return MEMKV_ERR_BUSY;
+            return MEMKV_OK;
         case MKV_EVENT_TABLE:
             mkv_session_give_table(session, it->conn->table);
             break;
@@ -39,6 +40,7 @@ static int receive_reply(call *it, uint8_t kind)
                 return MEMKV_ERR_PROTOCOL;
             break;
         case MKV_EVENT_END:
+            *is_over = true;
             return session->frame.status;
         case MKV_EVENT_CLOSED:
             return session->reason;
@@ -64,18 +66,15 @@ static int ask(call *it, uint8_t kind, const mkv_request *item)
                                  MKV_REQUEST_ROW);
     if (rc == MEMKV_OK)
         rc = mkv_session_send(&it->conn->session, &frame, &out);
-    while (rc == MEMKV_OK) {
+    bool is_over = false;
+    while (rc == MEMKV_OK && !is_over) {
         size_t n;
         rc = mkv_conn_flush(it->conn, keep_node);
         if (rc == MEMKV_OK)
             rc = mkv_conn_receive(it->conn, &n);
-        if (rc != MEMKV_OK)
-            break;
-        rc = receive_reply(it, kind);
-        if (rc != MEMKV_ERR_BUSY)
-            break;
-        rc = MEMKV_OK;
-        if (n > 0)
+        if (rc == MEMKV_OK)
+            rc = receive_reply(it, kind, &is_over);
+        if (rc != MEMKV_OK || is_over || n > 0)
             continue;
         int64_t left_ns = it->deadline_ns - mkv_now_ns();
         if (left_ns <= 0)
@@ -175,12 +174,24 @@ int memkv_list(memkv_client *client, const char *server, uint64_t *cursor, void 
         uint8_t *at = room;
         size_t count = 0;
         mkv_reply reply;
-        while (count < cap && mkv_replies_next(&rows, &reply) &&
-               keep_entry(&reply, &at, &room_len, &out[count])) {
-            *cursor = reply.index;
+        uint64_t last = *cursor;
+        bool is_full = false;
+        while (rc == MEMKV_OK && count < cap && !is_full &&
+               mkv_replies_next(&rows, &reply)) {
+            is_full = !keep_entry(&reply, &at, &room_len, &out[count]);
+            if (reply.index <= last) /* it would never end */
+                rc = MEMKV_ERR_PROTOCOL;
+            if (is_full)
+                break;
+            last = reply.index;
             count++;
         }
-        *n = count;
+        if (rc == MEMKV_OK && is_full && count == 0)
+            rc = MEMKV_ERR_TOO_SMALL;
+        if (rc == MEMKV_OK) {
+            *cursor = last;
+            *n = count;
+        }
     }
     end_call(&it);
     return rc;

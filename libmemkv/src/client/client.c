@@ -171,8 +171,8 @@ void memkv_client_close(memkv_client *client)
     for (size_t i = 0; i < client->n_peers; i++)
         mkv_peer_fini(&client->peers[i]);
     free(client->peers);
-    mkv_regions_fini(&client->regions);
     free(client->firsts);
+    mkv_regions_fini(&client->regions);
     if (client->stop_fd >= 0)
         close(client->stop_fd);
     explicit_bzero(client->key, sizeof client->key);

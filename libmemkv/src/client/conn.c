@@ -10,8 +10,9 @@
 #include "status.h"
 
 #define RECEIVES 32 /* immediates under way; a server that has more waits a little */
-#define LINK_BUDGET_MS 10000 /* the dial's own deadline is what counts */
-#define MAX_IOV 1024         /* UIO_MAXIOV: all the kernel takes in one call */
+#define LINK_BUDGET_MS 10000  /* the dial's own deadline is what counts */
+#define TURN_BYTES (4u << 20) /* then the deadline is looked at */
+#define MAX_IOV 1024          /* UIO_MAXIOV: all the kernel takes in one call */
 
 int mkv_conn_dial(const mkv_endpoint *endpoint, const mkv_identity *self,
                   int64_t dial_deadline_ns, mkv_conn **out, memkv_error *err)
@@ -32,6 +33,8 @@ int mkv_conn_dial(const mkv_endpoint *endpoint, const mkv_identity *self,
     conn->dial_deadline_ns = dial_deadline_ns;
     conn->n_landings = conn->landed = 0;
     int rc = mkv_session_init(&conn->session, MKV_CLIENT, self);
+    if (rc != MEMKV_OK)
+        mkv_fail(err, rc, 0, "the handshake cannot be made");
     if (rc == MEMKV_OK)
         rc = mkv_stream_dial(endpoint, &conn->fd, err);
     if (rc != MEMKV_OK) {
@@ -244,8 +247,8 @@ int mkv_conn_advance(mkv_conn *conn, memkv_error *err)
 int mkv_conn_flush(mkv_conn *conn, void (*done)(mkv_outgoing *))
 {
     struct iovec iov[MAX_IOV];
-    for (;;) {
-        size_t n_iov = mkv_session_want_write(&conn->session, iov, MAX_IOV), n;
+    for (size_t turn = 0, n; turn < TURN_BYTES; turn += n) {
+        size_t n_iov = mkv_session_want_write(&conn->session, iov, MAX_IOV);
         if (n_iov == 0)
             return MEMKV_OK;
         int rc = mkv_stream_write(conn->fd, iov, n_iov, &n);
@@ -260,6 +263,7 @@ int mkv_conn_flush(mkv_conn *conn, void (*done)(mkv_outgoing *))
             node = next;
         }
     }
+    return MEMKV_OK;
 }
 
 int mkv_conn_receive(mkv_conn *conn, size_t *n)

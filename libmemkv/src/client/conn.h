@@ -69,7 +69,7 @@ short mkv_conn_events(const mkv_conn *conn);
  * why it failed, in words in err. */
 int mkv_conn_advance(mkv_conn *conn, memkv_error *err);
 
-/* Sends what is queued as far as the socket takes it.  Nodes that are gone whole are
+/* Sends what is queued as far as the socket takes it now, within a turn's bound.  Nodes that are gone whole are
  * handed to `done`, one by one.  DISCONNECTED. */
 int mkv_conn_flush(mkv_conn *conn, void (*done)(mkv_outgoing *));
 /* One read into where the session wants it; *n 0: nothing there.  DISCONNECTED. */

@@ -196,7 +196,8 @@ static int item_answered(mkv_lane *lane, mkv_sent *sent, const mkv_reply *reply)
         return expect_value(lane, sent, index, reply);
     if (status == MEMKV_OK && sent->kind == MKV_STAT)
         return stat_answered(lane, index, reply);
-    if (status == MEMKV_ERR_TOO_SMALL)
+    if (status == MEMKV_ERR_TOO_SMALL &&
+        (sent->kind == MKV_GET || sent->kind == MKV_STAT))
         set_sizes(op, reply);
     if (status == MEMKV_OK && sent->kind == MKV_PUT) {
         mkv_peer_count(lane->share->peer, MKV_PUT_STORED, 1);
@@ -296,9 +297,10 @@ static int end_reply(mkv_lane *lane)
     for (uint32_t i = 0; i < sent->n; i++)
         if (!sent->has_reply[i])
             return MEMKV_ERR_PROTOCOL;
-    bool is_control = lane->conn->is_control;
+    /* what waited behind others tells nothing of the server */
+    bool is_telling = lane->conn->is_control && sent->was_alone;
     mkv_peer_answered(lane->share->peer,
-                      is_control ? mkv_now_ns() - sent->asked_ns : 0);
+                      is_telling ? mkv_now_ns() - sent->asked_ns : 0);
     sent->is_answered = true;
     if (sent->is_remote && lane->conn->link != NULL)
         mkv_peer_link_worked(lane->share->peer);
@@ -366,6 +368,8 @@ static int send_requests(mkv_lane *lane)
         if (rc != MEMKV_OK || mkv_queue_is_empty(queue) || !mkv_lane_has_room(lane))
             return rc;
         rc = mkv_request_send(lane);
+        if (rc == MEMKV_ERR_TIMEOUT) /* the batch ends anyhow */
+            return MEMKV_OK;
         if (rc != MEMKV_OK)
             return rc;
     }
@@ -385,6 +389,7 @@ static int receive_replies(mkv_lane *lane)
             return MEMKV_OK;
         turn += n;
         lane->moved_ns = mkv_now_ns();
+        mkv_peer_heard(lane->share->peer, lane->moved_ns);
         if (in_body)
             take_in(lane, body - conn->session.body_left);
         rc = digest(lane);

@@ -23,6 +23,8 @@ int mkv_peer_init(mkv_peer *peer, const memkv_address *address,
 {
     memset(peer, 0, sizeof *peer);
     bool is_name = false;
+    if (address->address == NULL)
+        return mkv_fail(err, MEMKV_ERR_INVALID, 0, "servers: an address is missing");
     int rc = mkv_endpoint_parse(address->address, &peer->endpoint, &is_name, err);
     if (rc != MEMKV_OK && !is_name)
         return rc;
@@ -123,8 +125,11 @@ static void went_down(mkv_peer *peer)
         peer->is_resolved = false;
 }
 
+/* Assumes the lock. */
 static void become_down(mkv_peer *peer, const memkv_error *why)
 {
+    if (why->status == MEMKV_ERR_SYSTEM || why->status == MEMKV_ERR_NO_MEMORY)
+        return; /* our own trouble */
     mkv_breaker_failed(&peer->breaker, mkv_now_ns(), why, chance(peer));
     went_down(peer);
 }
@@ -162,6 +167,7 @@ void mkv_peer_opened(mkv_peer *peer, const mkv_conn *conn)
 {
     pthread_mutex_lock(&peer->lock);
     mkv_breaker_opened(&peer->breaker, mkv_now_ns(), conn->session.peer.uptime_ms);
+    peer->is_resolved = true; /* the address was right, whatever others made of it */
     note_name(peer, conn);
     note_link(peer, conn);
     unlock(peer);
@@ -177,6 +183,9 @@ void mkv_peer_answered(mkv_peer *peer, int64_t took_ns)
 
 void mkv_peer_silent(mkv_peer *peer, int64_t waited_ns)
 {
+    int64_t heard_ns = atomic_load_explicit(&peer->heard_ns, memory_order_relaxed);
+    if (mkv_now_ns() - heard_ns < waited_ns / 2)
+        return;
     pthread_mutex_lock(&peer->lock);
     if (mkv_breaker_silent(&peer->breaker, mkv_now_ns(), waited_ns, chance(peer)))
         went_down(peer);
@@ -219,48 +228,6 @@ bool mkv_peer_is_back(mkv_peer *peer)
     bool is_back = mkv_breaker_is_back(&peer->breaker, mkv_now_ns());
     unlock(peer);
     return is_back;
-}
-
-/* How payload travels, and why not by RDMA; "" where nobody knows yet, or nobody asked.
- * Assumes the lock. */
-static void describe_link(const mkv_peer *peer, char *text, size_t cap)
-{
-    const char *stream = peer->endpoint.addr.ss_family == AF_UNIX ? "unix" : "tcp";
-    mkv_regions *regions = peer->config->regions;
-    char why[sizeof peer->rdma.trouble.text] = "";
-    int health = atomic_load(&peer->rdma.health);
-    text[0] = '\0';
-    if (peer->config->transport == MEMKV_TRANSPORT_TCP ||
-        !atomic_load(&regions->is_tried))
-        return;
-    mkv_regions_describe(regions, why, sizeof why);
-    if (mkv_regions_rdma(regions) == NULL)
-        snprintf(text, cap, "%s: %s", stream, why);
-    else if ((peer->features & MKV_FEATURE_RDMA) == 0)
-        snprintf(text, cap, "%s: the server has no RDMA", stream);
-    else if (health == MKV_DOWN)
-        snprintf(text, cap, "%s: %s", stream, peer->rdma.trouble.text);
-    else if (health == MKV_UP)
-        snprintf(text, cap, "rdma %s%s%s", peer->link_text,
-                 why[0] != '\0' ? ", but " : "", why);
-}
-
-void mkv_peer_describe(mkv_peer *peer, char *text, size_t cap)
-{
-    char link[512];
-    pthread_mutex_lock(&peer->lock);
-    int health = atomic_load(&peer->breaker.health);
-    bool is_strange = peer->calls_itself[0] != '\0';
-    describe_link(peer, link, sizeof link);
-    if (health == MKV_DOWN)
-        snprintf(text, cap, "down: %s", peer->breaker.trouble.text);
-    else if (health == MKV_NEW)
-        snprintf(text, cap, "not tried yet");
-    else
-        snprintf(text, cap, "up%s%s%s%s%s", is_strange || link[0] != '\0' ? ": " : "",
-                 is_strange ? "calls itself " : "", peer->calls_itself,
-                 is_strange && link[0] != '\0' ? "; " : "", link);
-    unlock(peer);
 }
 
 /* ---- lending ----------------------------------------------------------------------- */
@@ -399,8 +366,11 @@ void mkv_peer_give_back(mkv_peer *peer, mkv_conn *conn)
     /* of a server that is down only a probe is kept: it counts as one */
     bool is_fit = mkv_conn_is_quiet(conn) && mkv_peer_is_live(peer);
     if ((is_dial || is_fit) && !is_spare) {
-        conn->next = peer->idle;
-        peer->idle = conn;
+        mkv_conn **last = &peer->idle; /* the oldest first: every dial gets its turn */
+        while (*last != NULL)
+            last = &(*last)->next;
+        conn->next = NULL;
+        *last = conn;
     } else {
         drop(peer, conn);
     }
@@ -574,7 +544,9 @@ int mkv_peer_dial_now(mkv_peer *peer, int64_t deadline_ns, mkv_conn **out,
     unlock(peer);
     if (rc == MEMKV_OK) {
         rc = finish_dial(conn, deadline_ns, &why);
-        if (rc != MEMKV_OK)
+        if (rc == MEMKV_ERR_TIMEOUT)
+            mkv_peer_give_back(peer, conn); /* the dial outlives its caller */
+        else if (rc != MEMKV_OK)
             mkv_peer_failed(peer, conn, &why);
     }
     if (rc != MEMKV_OK) {

@@ -35,18 +35,20 @@ typedef struct mkv_peer {
     const mkv_peer_config *config;
     mkv_client_counters counters;
 
+    _Atomic int64_t heard_ns; /* when a byte last came from it */
+
     pthread_mutex_t lock; /* guards all below */
     mkv_breaker breaker;
     mkv_breaker rdma;    /* the same for the links of its connections */
     char link_text[128]; /* the last one's */
     uint32_t features;   /* the server's, as far as we have them, too */
-    uint64_t luck; /* of chance() */
-    bool is_name;  /* the address is: looked up, and again after each failure */
+    uint64_t luck;       /* of chance() */
+    bool is_name;        /* the address is: looked up, and again after each failure */
     bool is_resolved;
     mkv_endpoint endpoint;
     char calls_itself[MEMKV_MAX_NAME + 1]; /* empty: as we call it, or by its address */
     mkv_conn *doomed; /* to be closed once the lock is free: a link's end may block */
-    mkv_conn *idle; /* also dials that outlived the batch that wanted them */
+    mkv_conn *idle;   /* also dials that outlived the batch that wanted them */
     uint32_t n_payload, n_control; /* connections there are, lent or idle */
     mkv_waiter *waiters;
 } mkv_peer;
@@ -68,7 +70,8 @@ void mkv_peer_give_back(mkv_peer *peer, mkv_conn *conn);
 void mkv_peer_opened(mkv_peer *peer, const mkv_conn *conn);
 /* A request was answered, after took_ns if it had no payload, else 0. */
 void mkv_peer_answered(mkv_peer *peer, int64_t took_ns);
-/* A batch's time ran out while nothing moved for waited_ns. */
+/* A batch's time ran out while nothing moved for waited_ns; if nothing came for other
+ * batches either, that counts. */
 void mkv_peer_silent(mkv_peer *peer, int64_t waited_ns);
 /* Payload has come or gone by its RDMA link. */
 void mkv_peer_link_worked(mkv_peer *peer);
@@ -90,6 +93,10 @@ int mkv_peer_dial_now(mkv_peer *peer, int64_t deadline_ns, mkv_conn **out,
 bool mkv_peer_is_live(const mkv_peer *peer);
 bool mkv_peer_is_back(mkv_peer *peer); /* mkv_breaker_is_back */
 void mkv_peer_describe(mkv_peer *peer, char *text, size_t cap);
+static inline void mkv_peer_heard(mkv_peer *peer, int64_t now_ns)
+{
+    atomic_store_explicit(&peer->heard_ns, now_ns, memory_order_relaxed);
+}
 static inline void mkv_peer_count(mkv_peer *peer, mkv_counter counter, uint64_t n)
 {
     atomic_fetch_add_explicit(&peer->counters[counter], n, memory_order_relaxed);

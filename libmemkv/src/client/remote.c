@@ -82,8 +82,10 @@ bool mkv_remote_listen(mkv_lane *lane)
         if (!is_good)
             mkv_remote_lost(lane, "the link broke");
     }
-    if (any)
+    if (any) {
         lane->moved_ns = mkv_now_ns();
+        mkv_peer_heard(lane->share->peer, lane->moved_ns);
+    }
     lane->has_news |= any || !is_good;
     return lane->has_news;
 }

@@ -9,6 +9,7 @@
 
 /* Small enough that a value summed is still in cache when it is sent. */
 #define PUT_PAYLOAD (4u << 20)
+#define SUM_STEP (16u << 20)
 
 static uint8_t kind_of(const mkv_batch *batch, uint32_t op)
 {
@@ -86,20 +87,40 @@ static uint32_t cut(const mkv_lane *lane, uint8_t *kind, bool *is_remote)
     return n;
 }
 
-static void sum_values(const mkv_lane *lane, const mkv_sent *sent)
+/* In steps, so that a large value does not take its batch far past its deadline. */
+static int sum_value(const mkv_batch *batch, const memkv_op *op, uint64_t *out)
 {
-    const mkv_identity *self = lane->share->batch->self;
+    const mkv_identity *self = batch->self;
+    mkv_summer summer;
+    mkv_summer_begin(&summer,
+                     mkv_checksum_seed(self->label, self->label_len, op->key,
+                                       op->key_len, op->header, op->header_len));
+    for (uint64_t done = 0; done < op->data_len;) {
+        uint64_t left = op->data_len - done;
+        size_t step = (size_t)(left < SUM_STEP ? left : SUM_STEP);
+        if (done > 0 && mkv_now_ns() >= batch->deadline_ns)
+            return MEMKV_ERR_TIMEOUT;
+        mkv_summer_add(&summer, (const uint8_t *)op->data + done, step);
+        done += step;
+    }
+    *out = mkv_summer_end(&summer);
+    return MEMKV_OK;
+}
+
+static int sum_values(const mkv_lane *lane, const mkv_sent *sent)
+{
     mkv_request *items = lane->conn->items;
     for (uint32_t i = 0; i < sent->n; i++) {
         const memkv_op *op = &lane->share->batch->ops[sent->ops[i]];
-        uint64_t seed = mkv_checksum_seed(self->label, self->label_len, op->key,
-                                          op->key_len, op->header, op->header_len);
-        items[i].checksum = mkv_checksum(seed, op->data, op->data_len);
+        int rc = sum_value(lane->share->batch, op, &items[i].checksum);
+        if (rc != MEMKV_OK)
+            return rc;
         if (sent->is_remote)
             continue;
         sent->out.body[i].iov_base = op->data;
         sent->out.body[i].iov_len = op->data_len;
     }
+    return MEMKV_OK;
 }
 
 /* One block: the node, its control bytes, its landings or iovecs, and what its items
@@ -173,24 +194,28 @@ int mkv_request_send(mkv_lane *lane)
     uint32_t op = queue->head;
     for (uint32_t i = 0; i < n; i++, op = batch->slots[op].next)
         sent->ops[i] = op;
-    if (kind == MKV_PUT)
-        sum_values(lane, sent);
+    int rc = kind == MKV_PUT ? sum_values(lane, sent) : MEMKV_OK;
+    if (rc != MEMKV_OK)
+        goto err_free_sent;
     sent->id = lane->next_id++;
     sent->asked_ns = mkv_now_ns();
+    sent->was_alone = lane->requests == NULL;
     mkv_frame frame = {.kind = kind,
                        .flags = MKV_FRAME_LAST,
                        .id = sent->id,
                        .budget_ms = budget_ms(batch)};
-    int rc = mkv_requests_encode(&frame, lane->conn->items, n,
-                                 sent->out.control + MKV_PREFIX_LEN, table_len);
+    rc = mkv_requests_encode(&frame, lane->conn->items, n,
+                             sent->out.control + MKV_PREFIX_LEN, table_len);
     if (rc == MEMKV_OK)
         rc = mkv_session_send(&lane->conn->session, &frame, &sent->out);
-    if (rc != MEMKV_OK) {
-        mkv_sent_free(sent);
-        return rc;
-    }
+    if (rc != MEMKV_OK)
+        goto err_free_sent;
     queue->head = op;
     count_request(lane, sent);
     append(lane, sent);
     return MEMKV_OK;
+
+err_free_sent:
+    mkv_sent_free(sent);
+    return rc;
 }

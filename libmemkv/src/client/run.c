@@ -196,8 +196,9 @@ static int make_batch(memkv_client *client, memkv_op *ops, size_t n, int timeout
                          .n_shares = client->n_peers,
                          .firsts = client->firsts,
                          .wake_fd = -1};
+    batch->begun_ns = mkv_now_ns();
     batch->deadline_ns =
-        mkv_now_ns() + (timeout_ms > 0 ? timeout_ms : 0) * MKV_NS_PER_MS;
+        batch->begun_ns + (timeout_ms > 0 ? timeout_ms : 0) * MKV_NS_PER_MS;
     batch->slots = calloc(n, sizeof *batch->slots);
     batch->shares = calloc(client->n_peers, sizeof *batch->shares);
     if (batch->slots == NULL || batch->shares == NULL) {
@@ -434,14 +435,34 @@ static int turn(mkv_batch *batch, const memkv_client *client)
 
 /* ---- the end ----------------------------------------------------------------------- */
 
-static void close_lane(mkv_lane *lane, int status)
+/* It has answered, and our own thread was late. */
+static bool has_unread(const mkv_lane *lane)
+{
+    struct pollfd fd = {.fd = lane->conn->fd, .events = POLLIN};
+    return poll(&fd, 1, 0) > 0;
+}
+
+static void time_ran_out(const mkv_lane *lane)
 {
     int64_t silence_ns = mkv_lane_silence_ns(lane);
-    if (status == MEMKV_ERR_TIMEOUT && silence_ns > 0)
+    if (silence_ns > 0 && !has_unread(lane))
         mkv_peer_silent(lane->share->peer, silence_ns);
-    if (lane->requests != NULL) {
+    if (lane->requests != NULL)
         mkv_peer_count(lane->share->peer, MKV_TIMEOUTS, 1);
-        mkv_session_hang_up(&lane->conn->session, status);
+}
+
+/* A share that waited in line in vain: whoever had the connection heard nothing either. */
+static void waited_in_vain(const mkv_share *share, int64_t waited_ns)
+{
+    for (int kind = 0; kind < 2; kind++)
+        if (share->is_waiting[kind] && !mkv_queue_is_empty(&share->queues[kind]))
+            mkv_peer_silent(share->peer, waited_ns);
+}
+
+static void close_lane(mkv_lane *lane, int status)
+{
+    if (lane->requests != NULL) {
+        mkv_session_hang_up(&lane->conn->session, MEMKV_ERR_DISCONNECTED);
         mkv_lane_abandon(lane, status, mkv_batch_finish);
     }
     return_lane(lane);
@@ -449,6 +470,13 @@ static void close_lane(mkv_lane *lane, int status)
 
 static void end_batch(mkv_batch *batch, int status)
 {
+    if (batch->n_left > 0 && status == MEMKV_ERR_TIMEOUT) {
+        int64_t waited_ns = mkv_now_ns() - batch->begun_ns;
+        for (size_t i = 0; i < batch->n_shares; i++)
+            waited_in_vain(&batch->shares[i], waited_ns);
+        for (const mkv_lane *lane = batch->lanes; lane != NULL; lane = lane->next)
+            time_ran_out(lane);
+    }
     unwait(batch);
     while (batch->lanes != NULL)
         close_lane(batch->lanes, status);

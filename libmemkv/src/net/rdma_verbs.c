@@ -13,7 +13,9 @@
 int mkv_verbs_load(const char *library, mkv_verbs *out, memkv_error *err)
 {
     const char *path = library != NULL ? library : DEFAULT_LIBRARY;
-    mkv_verbs verbs = {.library = dlopen(path, RTLD_NOW | RTLD_LOCAL)};
+    /* it stays: libibverbs keeps its drivers for good, and would lose them */
+    const int flags = RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE;
+    mkv_verbs verbs = {.library = dlopen(path, flags)};
     if (verbs.library == NULL) {
         const char *why = dlerror(); /* begins with the path */
         return mkv_fail(err, MEMKV_ERR_UNSUPPORTED, 0,

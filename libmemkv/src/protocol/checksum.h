@@ -12,8 +12,9 @@
 
 /* Seed of a value's checksum: XXH3-64 of namespace, key and header, each framed by its
  * length as u32 little-endian. */
-uint64_t mkv_checksum_seed(const void *name_space, size_t name_space_len, const void *key,
-                           size_t key_len, const void *header, size_t header_len);
+uint64_t mkv_checksum_seed(const void *name_space, size_t name_space_len,
+                           const void *key, size_t key_len, const void *header,
+                           size_t header_len);
 
 /* The whole at once. */
 uint64_t mkv_checksum(uint64_t seed, const void *data, size_t len);

@@ -28,8 +28,8 @@ static void append(mkv_session *session, mkv_outgoing *out)
 }
 
 /* A frame of the handshake: untagged, in the session's own memory. */
-static int greet(mkv_session *session, mkv_outgoing *node, uint8_t *control, uint8_t kind,
-                 int status, size_t table_len)
+static int greet(mkv_session *session, mkv_outgoing *node, uint8_t *control,
+                 uint8_t kind, int status, size_t table_len)
 {
     mkv_frame frame = {.kind = kind, .flags = MKV_FRAME_LAST, .status = status};
     frame.id = kind == MKV_AUTH ? AUTH_ID : 0;
@@ -67,7 +67,8 @@ int mkv_session_send(mkv_session *session, mkv_frame *frame, mkv_outgoing *out)
 size_t mkv_session_want_write(mkv_session *session, struct iovec *iov, size_t cap)
 {
     size_t n = 0;
-    for (mkv_outgoing *out = session->out_head; out != NULL && n < cap; out = out->next) {
+    for (mkv_outgoing *out = session->out_head; out != NULL && n < cap;
+         out = out->next) {
         if (out->control_sent < out->control_len) {
             iov[n].iov_base = out->control + out->control_sent;
             iov[n++].iov_len = out->control_len - out->control_sent;
@@ -235,10 +236,13 @@ static mkv_event become_open(mkv_session *session)
     if (session->self.key != NULL) {
         mkv_transcript transcript = transcript_of(session);
         mkv_sender own = sender_of(session->role);
-        mkv_sender other = sender_of(session->role == MKV_CLIENT ? MKV_SERVER : MKV_CLIENT);
-        int rc = mkv_tagger_open(session->self.key, own, &transcript, &session->tag_out);
+        mkv_sender other =
+            sender_of(session->role == MKV_CLIENT ? MKV_SERVER : MKV_CLIENT);
+        int rc =
+            mkv_tagger_open(session->self.key, own, &transcript, &session->tag_out);
         if (rc == MEMKV_OK)
-            rc = mkv_tagger_open(session->self.key, other, &transcript, &session->tag_in);
+            rc = mkv_tagger_open(session->self.key, other, &transcript,
+                                 &session->tag_in);
         if (rc != MEMKV_OK)
             return fail(session, rc);
     }
@@ -327,9 +331,9 @@ static mkv_event client_greeted(mkv_session *session)
     if (status == MEMKV_ERR_VERSION || status == MEMKV_ERR_AUTH)
         return fail(session, status);
     mkv_server_hello hello;
-    if (status != MEMKV_OK || mkv_server_hello_decode(session->table,
-                                                      session->frame.table_len,
-                                                      &hello) != MEMKV_OK)
+    if (status != MEMKV_OK ||
+        mkv_server_hello_decode(session->table, session->frame.table_len, &hello) !=
+            MEMKV_OK)
         return fail(session, MEMKV_ERR_PROTOCOL);
     if (hello.version != MKV_VERSION)
         return fail(session, MEMKV_ERR_VERSION);
@@ -382,8 +386,8 @@ static bool may_come(const mkv_session *session, const mkv_frame *frame)
         return frame->kind == MKV_HELLO && frame->id == 0 && frame->body_len == 0 &&
                frame->table_len <= MKV_MAX_GREETING - MKV_PREFIX_LEN;
     case PHASE_AUTH:
-        return frame->kind == MKV_AUTH && frame->id == AUTH_ID && frame->body_len == 0 &&
-               frame->table_len <= MKV_PROOF_LEN;
+        return frame->kind == MKV_AUTH && frame->id == AUTH_ID &&
+               frame->body_len == 0 && frame->table_len <= MKV_PROOF_LEN;
     default:
         return frame->kind != MKV_HELLO && frame->kind != MKV_AUTH &&
                (!is_reply || frame->kind <= MKV_PING);

@@ -22,23 +22,23 @@ typedef enum mkv_role { MKV_CLIENT = 0, MKV_SERVER = 1 } mkv_role;
 typedef enum mkv_event {
     MKV_EVENT_NONE = 0, /* read on */
     MKV_EVENT_OPEN,     /* the handshake is over; ->peer is valid */
-    MKV_EVENT_TABLE,    /* a frame of frame.table_len begins: give_table() before next() */
-    MKV_EVENT_FRAME,    /* frame and table are whole, proven and checked; valid until END */
-    MKV_EVENT_BODY,     /* body_left bytes are to come and have no place: give_sink() */
-    MKV_EVENT_END,      /* the frame's last byte is in; comes for an empty body too */
-    MKV_EVENT_CLOSED    /* ->reason.  Flush what want_write() still names, then hang up */
+    MKV_EVENT_TABLE, /* a frame of frame.table_len begins: give_table() before next() */
+    MKV_EVENT_FRAME, /* frame and table are whole, proven and checked; valid until END */
+    MKV_EVENT_BODY,  /* body_left bytes are to come and have no place: give_sink() */
+    MKV_EVENT_END,   /* the frame's last byte is in; comes for an empty body too */
+    MKV_EVENT_CLOSED /* ->reason.  Flush what want_write() still names, then hang up */
 } mkv_event;
 
 /* What the owner says of itself.  Copied, except for `key`, which must outlive the
  * handshake. */
 typedef struct mkv_identity {
-    const uint8_t *key; /* MEMKV_AUTH_KEY_LEN bytes, or NULL */
-    uint64_t key_id;    /* mkv_key_id(key); 0 without a key */
+    const uint8_t *key;           /* MEMKV_AUTH_KEY_LEN bytes, or NULL */
+    uint64_t key_id;              /* mkv_key_id(key); 0 without a key */
     uint8_t nonce[MKV_NONCE_LEN]; /* fresh random bytes for every session */
-    const uint8_t *label; /* client: its namespace.  server: its name */
+    const uint8_t *label;         /* client: its namespace.  server: its name */
     uint32_t label_len;
-    uint64_t id; /* client: its id.  server: its boot id */
-    uint64_t uptime_ms; /* server */
+    uint64_t id;           /* client: its id.  server: its boot id */
+    uint64_t uptime_ms;    /* server */
     uint32_t max_requests; /* in flight on this connection, 1..65535 */
     uint32_t features;     /* MKV_FEATURE_*: what it can and would use */
 } mkv_identity;

@@ -39,7 +39,8 @@ typedef enum mkv_kind {
     MKV_GET = 5,
     MKV_PUT = 6,
     MKV_DELETE = 7,
-    MKV_LIST = 8, /* one item without a key: generation is the cursor, length the most wanted */
+    MKV_LIST =
+        8, /* one item without a key: generation is the cursor, length the most wanted */
     MKV_INFO = 9, /* no items; the reply's table is a JSON text */
     MKV_PING = 10 /* nothing, both ways */
 } mkv_kind;
@@ -72,7 +73,7 @@ typedef struct mkv_request {
     const uint8_t *key;
     const uint8_t *header; /* PUT */
     uint32_t key_len;      /* 1..MEMKV_MAX_KEY; LIST: 0 */
-    uint32_t header_len;   /* PUT: bytes in the table.  STAT, GET, LIST: room, no bytes */
+    uint32_t header_len; /* PUT: bytes in the table.  STAT, GET, LIST: room, no bytes */
     uint32_t flags;
     uint32_t depth;
     uint64_t group;
@@ -113,8 +114,8 @@ size_t mkv_replies_size(const mkv_reply *items, size_t n);
  * set.  MEMKV_ERR_INVALID: a value out of its limits; MEMKV_ERR_TOO_SMALL: cap. */
 int mkv_requests_encode(mkv_frame *frame, const mkv_request *items, size_t n,
                         uint8_t *table, size_t cap);
-int mkv_replies_encode(mkv_frame *frame, const mkv_reply *items, size_t n, uint8_t *table,
-                       size_t cap);
+int mkv_replies_encode(mkv_frame *frame, const mkv_reply *items, size_t n,
+                       uint8_t *table, size_t cap);
 
 typedef struct mkv_cursor { /* begin fills it, next moves it */
     const uint8_t *row;
@@ -134,8 +135,8 @@ bool mkv_replies_next(mkv_cursor *cursor, mkv_reply *out);
 
 typedef struct mkv_client_hello {
     uint16_t version_low, version_high;
-    uint32_t features; /* MKV_FEATURE_*; unknown bits are ignored */
-    uint8_t suite;     /* MKV_SUITE_* */
+    uint32_t features;     /* MKV_FEATURE_*; unknown bits are ignored */
+    uint8_t suite;         /* MKV_SUITE_* */
     uint32_t max_requests; /* in flight on this connection */
     uint32_t max_table;
     uint64_t key_id;

@@ -54,18 +54,18 @@ static size_t most_pages(const mkv_answers *answers, uint64_t length)
 static mkv_answer *allocate(mkv_answers *answers, size_t n_iov, size_t n_values,
                             size_t table_len)
 {
-    size_t control = MKV_PREFIX_LEN + table_len;
-    mkv_answer *answer = malloc(sizeof *answer + n_iov * sizeof(struct iovec) +
-                                n_values * sizeof(mkv_value *) + control);
+    size_t size = sizeof(mkv_answer) + n_iov * sizeof(struct iovec) +
+                  n_values * sizeof(mkv_value *) + MKV_PREFIX_LEN + table_len;
+    mkv_answer *answer = malloc(size);
     if (answer == NULL)
         return NULL;
     memset(answer, 0, sizeof *answer);
     answer->node.body = (struct iovec *)(answer + 1);
     answer->values = (mkv_value **)(answer->node.body + n_iov);
     answer->node.control = (uint8_t *)(answer->values + n_values);
-    answer->counted = control;
+    answer->counted = size;
     answer->origin = answers;
-    atomic_fetch_add_explicit(&answers->bytes, control, memory_order_relaxed);
+    atomic_fetch_add_explicit(&answers->bytes, size, memory_order_relaxed);
     return answer;
 }
 

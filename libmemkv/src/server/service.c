@@ -20,6 +20,7 @@ struct mkv_job {
     mkv_cursor cursor;
     uint64_t deadline_ms;
     uint32_t next;   /* the item that the cursor yields next */
+    uint32_t n_told; /* PUT, DELETE: items whose status was sent */
     bool is_refused; /* the server is draining */
     bool is_remote;  /* all items of a PUT are */
     bool done;
@@ -167,8 +168,8 @@ static int answer_statuses(mkv_job *job, mkv_desk *desk, size_t max_table,
     uint64_t late = 0;
 
     (void)now_ms;
-    for (; job->next < job->frame.items; job->next++) {
-        mkv_reply row = {.index = job->next, .status = job->statuses[job->next]};
+    for (; job->n_told < job->frame.items; job->n_told++) {
+        mkv_reply row = {.index = job->n_told, .status = job->statuses[job->n_told]};
         if (!mkv_draft_fits(draft, &row, max_table))
             break;
         mkv_draft_add(draft, &row, NULL);
@@ -178,7 +179,7 @@ static int answer_statuses(mkv_job *job, mkv_desk *desk, size_t max_table,
           job->frame.kind == MKV_PUT ? MKV_COUNT_PUT_ITEMS : MKV_COUNT_DELETE_ITEMS,
           draft->n);
     count(job, MKV_COUNT_TIMEOUTS, late);
-    job->done = job->next == job->frame.items;
+    job->done = job->n_told == job->frame.items;
     return mkv_answer_make(&job->service->answers, &job->frame, draft, job->done, out);
 }
 
@@ -347,7 +348,6 @@ static int answer_erased(mkv_job *job, mkv_desk *desk, size_t max_table,
             return MEMKV_OK;
         }
     }
-    job->next = 0;
     return answer_statuses(job, desk, max_table, now_ms, out);
 }
 

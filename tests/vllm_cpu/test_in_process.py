@@ -1,4 +1,4 @@
-"""LMCache's asynchronous loading, under vLLM's default policy for loads that fail."""
+"""What concerns LMCache's in-process mode alone."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .conftest import Prompts, Reference
+from .conftest import Prompts, Reference, add_row
+from .deployments import Site, in_process
 from .failures import kill_server
 from .relay import Moment
-from .stack import Engine, Site, in_process
+from .stack import Engine
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -21,9 +22,10 @@ def site(make_site: Callable[[], Site]) -> Site:
 
 @pytest.fixture(scope="module")
 def engine(site: Site) -> Iterator[Engine]:
-    """Its hashes are random: nobody else reads what it stores."""
-    options = {"policy": None, "seed": None, "enable_async_loading": True}
-    with in_process(site, "async", keeps=False, **options) as engine:
+    """LMCache loads asynchronously, and vLLM has its default policy for failures."""
+    with in_process(
+        site, "async", keeps=False, policy=None, enable_async_loading=True
+    ) as engine:
         yield engine
 
 
@@ -35,7 +37,7 @@ def engine(site: Site) -> Iterator[Engine]:
     ],
     ids=["in a load", "before a load"],
 )
-def test_a_server_that_is_killed(
+def test_async_loading_and_a_server_that_is_killed(
     name: str,
     moment: Moment,
     site: Site,
@@ -47,8 +49,14 @@ def test_a_server_that_is_killed(
     kill_server(name, moment, engine, site, prompts.others, reference)
 
 
-def test_a_process_with_random_hashes_is_warned(engine: Engine) -> None:
-    """It says so before the first request is answered."""
-    said = engine.said_at_start
+def test_random_hashes_are_warned_of(site: Site, prompts: Prompts) -> None:
+    """Before the first request: without PYTHONHASHSEED vLLM's own processes disagree
+    about the keys already, and not even the same prompt again is a hit."""
+    with in_process(site, "random", seed=None) as engine:
+        said = engine.said()
+        engine.generate(prompts.first)
+        [again] = engine.generate(prompts.first).answers
+    add_row("in-process: PYTHONHASHSEED not set", again.cached, "-", "-", "-", "-")
     assert "LMCache's hashes are RANDOM in this process" in said
     assert "PYTHONHASHSEED=0" in said
+    assert again.cached == 0
