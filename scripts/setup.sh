@@ -24,7 +24,7 @@ venv=${VENV:-.venv}
 venv_python=$venv/bin/python
 stamps=$venv/.setup
 debian_packages="build-essential cmake ninja-build pkg-config libssl-dev libxxhash-dev \
-libibverbs-dev python3-dev python3-venv"
+libibverbs-dev python3-dev python3-venv iproute2"
 machine_packages="qemu-system-x86 kmod busybox-static iproute2 libibverbs1 \
 ibverbs-providers perftest"
 
@@ -41,6 +41,8 @@ missing_tools() {
     for tool in cc cmake ninja pkg-config; do
         command -v "$tool" >/dev/null || echo "$tool"
     done
+    # Tests cut the network of namespaces, which takes root anyway.
+    [ "$(id -u)" -ne 0 ] || command -v ip >/dev/null || echo ip
     if command -v pkg-config >/dev/null; then
         for library in libcrypto libxxhash libibverbs; do
             pkg-config --exists "$library" || echo "the headers of $library"

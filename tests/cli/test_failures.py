@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -161,15 +162,17 @@ def test_what_answers_but_is_no_server_of_ours_is_exit_code_3(tmp_path: Path) ->
         address = f"127.0.0.1:{web.getsockname()[1]}"
 
         def answer() -> None:
-            peer, _ = web.accept()
-            with peer:
-                peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10)
-                peer.recv(65536)
+            with contextlib.suppress(OSError):
+                while True:
+                    peer, _ = web.accept()
+                    with peer:
+                        peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10)
+                        peer.recv(65536)
 
-        web.settimeout(20)
         thread = threading.Thread(target=answer)
         thread.start()
         done = run("ping", "-s", address, folder=tmp_path)
+        web.shutdown(socket.SHUT_RDWR)
         thread.join()
     assert "not a memkv server" in one_line(done)
     assert done.code == 3

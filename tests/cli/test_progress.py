@@ -19,7 +19,8 @@ def a_console(*, terminal: bool) -> tuple[Console, io.StringIO]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bar is due at once, and drawn often."""
+    """A bar is due at once, and drawn often, whatever terminal runs the tests."""
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress, "PATIENCE_S", 0.0)
     monkeypatch.setattr(progress, "_REFRESH_S", 0.001)
 

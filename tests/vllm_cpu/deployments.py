@@ -120,16 +120,13 @@ def multi_process(site: Site, name: str, *, keeps: bool = True) -> Iterator[Engi
             "lmcache.mp.port": port,
         },
     }
-    try:
-        with server:
+    with server:
 
-            def is_ready() -> bool:
-                assert server.child.poll() is None, server.said()
-                return "Uvicorn running" in server.said()
+        def is_ready() -> bool:
+            assert server.child.poll() is None, server.said()
+            return "Uvicorn running" in server.said()
 
-            wait_until(is_ready, timeout=START_S)
-            with Engine(name, site.model, site.folder, transfer) as engine:
-                engine.forget = lambda: _clear(f"http://127.0.0.1:{http}/cache/clear")
-                yield engine
-    finally:
-        Path("/dev/shm", shared).unlink(missing_ok=True)  # noqa: S108
+        wait_until(is_ready, timeout=START_S)
+        with Engine(name, site.model, site.folder, transfer) as engine:
+            engine.forget = lambda: _clear(f"http://127.0.0.1:{http}/cache/clear")
+            yield engine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -48,6 +49,18 @@ class Run(NamedTuple):
     seconds: float
 
 
+def _shared_memory(session: int) -> set[Path]:
+    """What its processes have mapped there, and cannot remove when they are killed."""
+    found: set[Path] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.getsid(int(process.name)) == session:
+                maps = (process / "maps").read_text("utf-8")
+                names = re.findall(r"/dev/shm/\S+", maps)  # noqa: S108
+                found |= {Path(name) for name in names}
+    return found
+
+
 class Process:
     """A command in a session of its own, dead with its children after ``with``."""
 
@@ -78,9 +91,12 @@ class Process:
 
     def kill(self) -> None:
         """By SIGKILL, children included."""
+        left = _shared_memory(self.child.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.child.pid, signal.SIGKILL)
         self.child.wait()
+        for path in left:
+            path.unlink(missing_ok=True)
 
     def __enter__(self) -> Any:
         return self
