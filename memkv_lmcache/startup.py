@@ -110,8 +110,9 @@ def warn_about_keys(config: Any, metadata: Any, namespace: str) -> None:
     ):
         logger.warning(
             "MemKV: LMCache's hashes are RANDOM in this process: no other process will "
-            "find what this one stores, nor will this one after a restart. Set "
-            "PYTHONHASHSEED=0 in every process, or pre_caching_hash_algorithm: "
+            "find what this one stores, nor will this one after a restart. vLLM's "
+            "scheduler and workers are processes of their own: nothing is ever a hit. "
+            "Set PYTHONHASHSEED=0 in every process, or pre_caching_hash_algorithm: "
             "sha256_cbor"
         )
     dtype = str(getattr(metadata, "kv_dtype", None))

@@ -178,7 +178,7 @@ def lmcache_server(log: Path, *adapters: str) -> Iterator[LMCacheServer]:
             yield LMCacheServer(port, http, log)
         finally:
             child.kill()
-            Path(f"/dev/shm/memkv-test-{port}").unlink(missing_ok=True)  # noqa: S108
+            Path(f"/dev/shm/lmcache_l1_pool_memkv-test-{port}").unlink(missing_ok=True)  # noqa: S108
 
 
 def checksums(text: str) -> list[str]:
