@@ -37,6 +37,7 @@ from memkv_lmcache.startup import (
     reads_rank0,
     sees_whole_prefixes,
     warn_about_keys,
+    warn_about_lost_loads,
 )
 from memkv_lmcache.tensors import Layouts, header_of
 from memkv_lmcache.workers import Workers
@@ -136,6 +137,7 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
             self._guard.add(self)
             self._register(allocator)
         warn_about_keys(self.config, self.metadata, settings.namespace)
+        warn_about_lost_loads(self.config)
 
     def _register(self, allocator: Any) -> None:
         """Has the client register the arena with the RDMA devices, later and elsewhere;

@@ -121,3 +121,20 @@ def warn_about_keys(config: Any, metadata: Any, namespace: str) -> None:
             "MemKV: the KV cache is uint8 and no namespace is set. All fp8 flavours "
             "share their keys then; give each deployment its own MEMKV_NAMESPACE"
         )
+
+
+def warn_about_lost_loads(config: Any) -> None:
+    """Logs that vLLM, as it is set up, fails requests when a server dies.
+
+    A plugin is not told its settings; the current ones are those, while vLLM starts.
+    """
+    vllm = sys.modules.get("vllm.config")
+    current = getattr(vllm, "get_current_vllm_config_or_none", lambda: None)()
+    transfer = getattr(current, "kv_transfer_config", None)
+    policy = getattr(transfer, "kv_load_failure_policy", None)
+    if policy == "fail" and not getattr(config, "enable_async_loading", False):
+        logger.warning(
+            'MemKV: vLLM\'s kv_load_failure_policy is "fail": a request whose chunk is '
+            "lost between lookup and load ends with an error. Set it to "
+            '"recompute" in --kv-transfer-config, or enable_async_loading in LMCache'
+        )

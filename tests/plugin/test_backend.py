@@ -6,9 +6,11 @@ import asyncio
 import ctypes
 import inspect
 import logging
+import sys
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -302,6 +304,27 @@ def test_fp8_without_a_namespace_is_warned_about(
     """All its flavours are uint8 in a key."""
     make(metadata=make_metadata(kv_dtype=dtype), namespace=namespace)
     assert ("uint8" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    ("policy", "loads_async", "warned"),
+    [("fail", False, True), ("fail", True, False), ("recompute", False, False)],
+)
+def test_a_vllm_that_fails_lost_loads_is_warned_about(
+    make: Make,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: str,
+    loads_async: bool,
+    warned: bool,
+) -> None:
+    """Its default ends a request whose chunk is lost between lookup and load."""
+    transfer = SimpleNamespace(kv_load_failure_policy=policy)
+    current = SimpleNamespace(kv_transfer_config=transfer)
+    vllm = SimpleNamespace(get_current_vllm_config_or_none=lambda: current)
+    monkeypatch.setitem(sys.modules, "vllm.config", vllm)
+    make(lmcache={"enable_async_loading": loads_async})
+    assert ("kv_load_failure_policy" in caplog.text) == warned
 
 
 def mla_metadata(worker: int) -> Any:

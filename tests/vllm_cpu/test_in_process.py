@@ -51,12 +51,14 @@ def test_async_loading_and_a_server_that_is_killed(
 
 def test_random_hashes_are_warned_of(site: Site, prompts: Prompts) -> None:
     """Before the first request: without PYTHONHASHSEED vLLM's own processes disagree
-    about the keys already, and not even the same prompt again is a hit."""
-    with in_process(site, "random", seed=None) as engine:
+    about the keys already, and not even the same prompt again is a hit.  So is the
+    default policy, that would end a request with an error."""
+    with in_process(site, "random", seed=None, policy=None) as engine:
         said = engine.said()
         engine.generate(prompts.first)
         [again] = engine.generate(prompts.first).answers
     add_row("in-process: PYTHONHASHSEED not set", again.cached, "-", "-", "-", "-")
     assert "LMCache's hashes are RANDOM in this process" in said
     assert "PYTHONHASHSEED=0" in said
+    assert 'kv_load_failure_policy is "fail"' in said
     assert again.cached == 0
