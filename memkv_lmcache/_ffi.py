@@ -30,6 +30,7 @@ OP_DELETE: Final[int] = lib.MEMKV_OP_DELETE
 _BYTES: Final = ffi.typeof("uint8_t[]")
 _ADDRESS: Final = ffi.typeof("uintptr_t")
 _JSON_ROOM: Final = 64 * 1024
+_RDMA_ROOM: Final = 256 * 1024
 _LIST_ROOM: Final = 256 * 1024
 _LIST_ENTRIES: Final = 1024
 _MAX_COUNTERS: Final = 256
@@ -226,6 +227,21 @@ def _transport(name: str) -> int:
 
 def _text(text: str | None) -> Any:
     return ffi.NULL if text is None else ffi.new("char[]", text.encode())
+
+
+def describe_rdma(library: str | None, devices: str | None, fd: int) -> str:
+    """``memkv_rdma_describe``: the RDMA devices of this host, as JSON text.
+
+    ``fd``: the connected socket whose port and GID are wanted, or -1.  Any thread.
+    UsageError of UNSUPPORTED: no verbs library, or a build without RDMA.
+    """
+    text, error = ffi.new("char[]", _RDMA_ROOM), ffi.new("memkv_error *")
+    called, names = _text(library), _text(devices)
+    _raise(
+        lib.memkv_rdma_describe(called, names, fd, text, _RDMA_ROOM, error),
+        error,
+    )
+    return _string(text)
 
 
 class NativeRegion:

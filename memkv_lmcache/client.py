@@ -209,6 +209,10 @@ class Client:
         """
         return self._native.register_region(buffer)
 
+    def registered_bytes(self) -> int:
+        """How much of the memory in regions the RDMA devices have by now."""
+        return self._figures.registered_bytes()
+
     # ---- single operations -----------------------------------------------------------
 
     def get_into(

@@ -56,6 +56,8 @@ class Snapshot(NamedTuple):
     servers: Mapping[str, tuple[bool, Mapping[str, int]]]
     plugin: Mapping[str, int]
     """What the plugin in front of the client has counted, with its miss reasons."""
+    registered_bytes: int
+    """Memory that the RDMA devices have."""
 
 
 class Source(Protocol):
@@ -88,7 +90,9 @@ class Exporter(Collector):
         live: dict[tuple[str, str], bool] = {}
         counted: Counter[tuple[str, tuple[str, ...]]] = Counter()
         plugin: Counter[tuple[str, str]] = Counter()
+        registered: Counter[str] = Counter()
         for snapshot in snapshots:
+            registered[snapshot.namespace] += snapshot.registered_bytes
             for name, (is_live, counters) in snapshot.servers.items():
                 place = (name, snapshot.namespace)
                 live[place] = live.get(place, True) and is_live
@@ -104,6 +108,7 @@ class Exporter(Collector):
         for place, is_live in live.items():
             up.add_metric(place, float(is_live))
         yield up
+        yield _registered_family(registered)
         yield from _families(counted)
         yield from _plugin_families(plugin)
 
@@ -124,6 +129,17 @@ def _families(
             if name == metric:
                 family.add_metric(values, value)
         yield family
+
+
+def _registered_family(registered: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "memkv_client_registered_bytes",
+        "Memory that is registered with the RDMA devices now.",
+        labels=("namespace",),
+    )
+    for namespace, value in registered.items():
+        family.add_metric((namespace,), value)
+    return family
 
 
 def _plugin_families(

@@ -44,14 +44,20 @@ class Figures:
         others = {k: n for k, n in counted.items() if not k.startswith(MISS)}
         return ServerStats(self._native.state(server), others, misses)
 
+    def registered_bytes(self) -> int:
+        """Of memory lent to the client: what the RDMA devices have by now."""
+        return self._native.stats()["registered_bytes"]
+
     def snapshot(self) -> Snapshot:
         """All of them, for the exporter; none of a client that is closed."""
         plugin = self._counters.snapshot() if self._counters else {}
         servers = {}
+        registered = 0
         try:
             for server in self._config.servers:
                 is_live = not self._native.state(server.name).startswith("down")
                 servers[server.name] = is_live, self._native.stats(server.name)
+            registered = self.registered_bytes()
         except ClientClosed:
             servers.clear()
-        return Snapshot(self._config.namespace, servers, plugin)
+        return Snapshot(self._config.namespace, servers, plugin, registered)

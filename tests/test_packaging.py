@@ -18,6 +18,7 @@ from memkv_lmcache import _memkv
 HEADER = ROOT / "libmemkv/include/memkv/memkv.h"
 HEADER_TEXT = HEADER.read_text(encoding="utf-8")
 CONSUMER = ROOT / "tests/compile_check.c"
+WITHOUT_RDMA = ROOT / "tests/without_rdma.c"
 STRICT = ["-Wall", "-Wextra", "-Wconversion", "-Wundef", "-pedantic", "-Werror"]
 
 
@@ -53,33 +54,52 @@ def symbols_defined(library: Path) -> set[str]:
     return {line.split()[-1] for line in lines}
 
 
-@pytest.fixture(scope="module", params=["static", "shared"])
-def prefix(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Installs the C library, in one of its two forms."""
-    top = tmp_path_factory.mktemp(request.param)
-    shared = "ON" if request.param == "shared" else "OFF"
-    run(
+def install(top: Path, *options: str) -> tuple[Path, str]:
+    """Installs the C library; its prefix, and what CMake said of it."""
+    said = run(
         "cmake", "-S", ROOT, "-B", top / "build", "-G", "Ninja",
         "-DCMAKE_BUILD_TYPE=Debug", "-DBUILD_TESTING=OFF",
-        f"-DBUILD_SHARED_LIBS={shared}", f"--install-prefix={top / 'prefix'}",
+        f"--install-prefix={top / 'prefix'}", *options,
     )  # fmt: skip
     run("cmake", "--build", top / "build")
     run("cmake", "--install", top / "build")
-    return top / "prefix"
+    return top / "prefix", said
 
 
-def test_pkg_config_is_enough_to_build_a_consumer(prefix: Path, tmp_path: Path) -> None:
-    """A C program builds with nothing but what pkg-config says, and runs."""
+@pytest.fixture(scope="module")
+def installed_static(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The static library; without RDMA, as where rdma-core's headers are missing."""
+    options = "-DBUILD_SHARED_LIBS=OFF", "-DMEMKV_WITH_RDMA=OFF"
+    return install(tmp_path_factory.mktemp("static"), *options)
+
+
+@pytest.fixture(scope="module")
+def installed_shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The shared library."""
+    return install(tmp_path_factory.mktemp("shared"), "-DBUILD_SHARED_LIBS=ON")
+
+
+@pytest.fixture(params=["static", "shared"])
+def prefix(request: pytest.FixtureRequest) -> Path:
+    """Where the C library is installed, in one of its two forms."""
+    found: tuple[Path, str] = request.getfixturevalue(f"installed_{request.param}")
+    return found[0]
+
+
+def run_consumer(prefix: Path, source: Path, program: Path) -> None:
+    """Builds a C program with nothing but what pkg-config says, and runs it."""
     (found,) = prefix.rglob("memkv.pc")
     flags = run(
         "pkg-config", "--cflags", "--libs", "memkv",
         env={"PATH": "/usr/bin:/bin", "PKG_CONFIG_PATH": str(found.parent)},
     ).split()  # fmt: skip
-    program = tmp_path / "consumer"
-    run("cc", "-std=c11", CONSUMER, "-o", program, *flags)
+    run("cc", "-std=c11", *STRICT, source, "-o", program, *flags)
     run(program, env={"LD_LIBRARY_PATH": str(found.parent.parent)})
+
+
+def test_pkg_config_is_enough_to_build_a_consumer(prefix: Path, tmp_path: Path) -> None:
+    """A C program builds with nothing but what pkg-config says, and runs."""
+    run_consumer(prefix, CONSUMER, tmp_path / "consumer")
 
 
 def test_find_package_is_enough_to_build_a_consumer(
@@ -107,6 +127,15 @@ def test_the_shared_library_exports_what_the_header_says(prefix: Path) -> None:
         assert list(prefix.rglob("libmemkv.a"))
         return
     assert symbols_defined(libraries[0]) == api_names()
+
+
+def test_a_build_without_rdma_works_and_says_what_it_left_out(
+    installed_static: tuple[Path, str], tmp_path: Path
+) -> None:
+    """CMake says so, and so does whatever needs RDMA; all else works."""
+    prefix, said = installed_static
+    assert "built without RDMA" in said
+    run_consumer(prefix, WITHOUT_RDMA, tmp_path / "consumer")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@
 #include <time.h>
 #include <unistd.h>
 
-fake_nic nic = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+fake_nic nic = {.lock = PTHREAD_MUTEX_INITIALIZER,
+                .changed = PTHREAD_COND_INITIALIZER,
+                .max_mr_size = UINT64_MAX};
 
 /* ---- completions --------------------------------------------------------------------- */
 
@@ -109,7 +111,7 @@ static bool may_touch(const struct ibv_pd *pd, uint32_t key, uint64_t addr, size
            len <= region->base.length - (addr - begin);
 }
 
-static void pause_for(long us)
+void fake_pause(long us)
 {
     const struct timespec span = {.tv_sec = us / 1000000,
                                   .tv_nsec = us % 1000000 * 1000};
@@ -148,7 +150,7 @@ static enum ibv_wc_status move(const fake_qp *qp, const fake_qp *peer,
         for (uint32_t at = 0, len; at < sge->length; at += len, far += len) {
             len = sge->length - at < FAKE_PIECE ? sge->length - at : FAKE_PIECE;
             if (nic.pace_us > 0)
-                pause_for(nic.pace_us);
+                fake_pause(nic.pace_us);
             if (qp->base.state != IBV_QPS_RTS || qp->is_dying)
                 return IBV_WC_WR_FLUSH_ERR;
             if (peer->is_dying)
@@ -176,7 +178,7 @@ static void succeed(fake_qp *qp, fake_qp *peer, const fake_send *send)
     };
     if (nic.lag_us > 0) {
         end_send(qp, IBV_WC_SUCCESS);
-        pause_for(nic.lag_us);
+        fake_pause(nic.lag_us);
         if (peer->base.state != IBV_QPS_ERR && !peer->is_dying)
             end_receive(peer, &arrived);
     } else {

@@ -86,6 +86,9 @@ typedef struct fake_nic {
     long lag_us;
     uint64_t break_at; /* counts.requests; 0: never */
     uint64_t lose_at;
+    uint64_t refuse_at; /* counts.registrations; 0: never */
+    long slow_us;
+    uint64_t max_mr_size;
     char refused[32];
 } fake_nic;
 extern fake_nic nic;
@@ -101,5 +104,6 @@ void fake_stop(void); /* lets go of the lock meanwhile */
 void fake_complete(fake_qp *qp, const struct ibv_wc *wc, uint64_t number,
                    bool is_receive);
 void fake_set_error(fake_qp *qp);
+void fake_pause(long us); /* lets go of the lock meanwhile */
 
 #endif

@@ -55,7 +55,9 @@ static void reset(void)
 {
     nic.is_held = false;
     nic.pace_us = nic.lag_us = 0;
-    nic.break_at = nic.lose_at = 0;
+    nic.break_at = nic.lose_at = nic.refuse_at = 0;
+    nic.slow_us = 0;
+    nic.max_mr_size = UINT64_MAX;
     nic.refused[0] = '\0';
 }
 
@@ -86,6 +88,12 @@ static int obey(char *command, bool *has_devices)
         nic.lose_at = nic.counts.requests + (uint64_t)atol(rest);
     else if (strcmp(word, "refuse") == 0)
         snprintf(nic.refused, sizeof(nic.refused), "%s", rest);
+    else if (strcmp(word, "refuse_reg_mr") == 0)
+        nic.refuse_at = nic.counts.registrations + (uint64_t)atol(rest);
+    else if (strcmp(word, "slow_reg_mr") == 0)
+        nic.slow_us = atol(rest);
+    else if (strcmp(word, "max_mr_size") == 0)
+        nic.max_mr_size = (uint64_t)atol(rest);
     else if (strcmp(word, "accept") == 0)
         nic.refused[0] = '\0';
     else if (strcmp(word, "reset") == 0)
@@ -166,6 +174,8 @@ EXPORTED int ibv_fork_init(void)
 
 EXPORTED struct ibv_device **ibv_get_device_list(int *n)
 {
+    if (fake_is_refused("get_device_list"))
+        return NULL;
     pthread_once(&first_script, run_first_script);
     struct ibv_device **list = calloc(MAX_DEVICES + 1, sizeof(struct ibv_device *));
     if (list == NULL)
@@ -291,8 +301,14 @@ EXPORTED int ibv_close_device(struct ibv_context *context)
 EXPORTED int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attr)
 {
     (void)context;
+    pthread_mutex_lock(&nic.lock);
+    const uint64_t max_mr_size = nic.max_mr_size;
+    pthread_mutex_unlock(&nic.lock);
     *attr = (struct ibv_device_attr){
-        .max_mr_size = UINT64_MAX,
+        .fw_ver = "1.0 \"fake\"",
+        .max_mr_size = max_mr_size,
+        .max_mr = 100,
+        .max_qp = 200,
         .max_qp_wr = 1024,
         .max_sge = FAKE_MAX_SGE,
         .max_cqe = 1024,
@@ -308,11 +324,13 @@ EXPORTED int ibv_query_port(struct ibv_context *context, uint8_t number,
 {
     const fake_device *device = (const fake_device *)context->device;
     struct ibv_port_attr *attr = (struct ibv_port_attr *)compat;
-    if (number != 1)
+    if (number != 1 || fake_is_refused("query_port"))
         return EINVAL;
     attr->state = device->is_up ? IBV_PORT_ACTIVE : IBV_PORT_DOWN;
     attr->max_mtu = IBV_MTU_4096;
     attr->active_mtu = IBV_MTU_4096;
+    attr->active_width = 2;  /* four lanes */
+    attr->active_speed = 32; /* of 25 Gb/s */
     attr->gid_tbl_len = GIDS_OF_A_PORT;
     attr->lid = device->lid;
     attr->link_layer =
@@ -360,11 +378,25 @@ EXPORTED int ibv_dealloc_pd(struct ibv_pd *pd)
     return 0;
 }
 
+/* Takes its time; sets errno if not. */
+static bool may_register(size_t len)
+{
+    pthread_mutex_lock(&nic.lock);
+    if (nic.slow_us > 0)
+        fake_pause(nic.slow_us);
+    const bool is_large = len > nic.max_mr_size;
+    const bool is_refused = ++nic.counts.registrations == nic.refuse_at;
+    pthread_mutex_unlock(&nic.lock);
+    if (is_large || is_refused)
+        errno = is_large ? EINVAL : ENOMEM;
+    return !is_large && !is_refused;
+}
+
 EXPORTED struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t len,
                                    int access)
 {
     static uint32_t last_key = 0x1000;
-    if (fake_is_refused("reg_mr"))
+    if (fake_is_refused("reg_mr") || !may_register(len))
         return NULL;
     fake_region *region = fake_new(sizeof(*region), &nic.counts.regions);
     pthread_mutex_lock(&nic.lock);

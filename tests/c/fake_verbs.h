@@ -23,9 +23,13 @@
  *     break N                  the N-th work request from now on fails, as if the peer
  *                              were gone, and with it its queue pair
  *     lose N                   the N-th work request from now on never completes
- *     refuse CALL              it fails with ENOMEM from now on: open_device, reg_mr,
- *                              create_channel, create_cq, create_qp, modify_qp, post_send
+ *     refuse CALL              it fails with ENOMEM from now on: get_device_list,
+ *                              open_device, query_port, reg_mr, create_channel,
+ *                              create_cq, create_qp, modify_qp, post_send
  *     accept                   nothing is refused any more
+ *     refuse_reg_mr N          the N-th registration from now on fails with ENOMEM
+ *     slow_reg_mr US           each takes that long
+ *     max_mr_size BYTES        of devices; a larger registration fails with EINVAL
  *     reset                    as at the start, but for devices that are open */
 int fake_verbs_script(const char *commands);
 
@@ -38,6 +42,7 @@ typedef struct fake_verbs_counts { /* objects that exist, and what was done so f
     uint32_t qps;
     uint64_t requests; /* carried out */
     uint64_t bytes;    /* copied */
+    uint64_t registrations;
 } fake_verbs_counts;
 void fake_verbs_count(fake_verbs_counts *out);
 

@@ -21,6 +21,7 @@
 #define WAIT_MS 20000
 
 static const char *verbs_library = MKV_FAKE_VERBS;
+static int32_t connect_timeout_ms; /* of clients; 0: the default */
 static int (*fake_script)(const char *);
 static void (*fake_count)(fake_verbs_counts *);
 
@@ -140,8 +141,23 @@ static inline void expect_state(const guest *g, const char *text)
     }
 }
 
-/* Its region is registered, and its link made, when a first PUT has gone by RDMA. */
-static inline guest guest_open(const host *h, memkv_transport transport)
+/* Waits until the state has the text anywhere in it. */
+static inline void expect_in_state(const guest *g, const char *text)
+{
+    char state[512] = "";
+    for (int waited = 0; strstr(state, text) == NULL; waited += 2) {
+        if (waited > WAIT_MS) {
+            fprintf(stderr, "%s is not in state %s\n", text, state);
+            exit(1);
+        }
+        pause_ms(2);
+        CHECK_EQ(memkv_client_state(g->client, "server", state, sizeof state),
+                 MEMKV_OK);
+    }
+}
+
+/* Nobody tends it. */
+static inline guest guest_make(const host *h, memkv_transport transport)
 {
     guest g = {.client = NULL};
     memkv_error err = {.status = MEMKV_OK};
@@ -152,23 +168,37 @@ static inline guest guest_open(const host *h, memkv_transport transport)
     config.n_servers = 1;
     config.transport = transport;
     config.verbs_library = verbs_library;
+    if (connect_timeout_ms > 0)
+        config.connect_timeout_ms = connect_timeout_ms;
     CHECK_EQ(memkv_client_open(&config, &g.client, &err), MEMKV_OK);
     g.arena =
         mmap(NULL, ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(g.arena != MAP_FAILED);
     CHECK_EQ(memkv_region_register(g.client, g.arena, ARENA, &g.region, &err),
              MEMKV_OK);
+    return g;
+}
+
+/* Its region is registered, and its link made, when a first PUT has gone by RDMA. */
+static inline guest guest_open(const host *h, memkv_transport transport)
+{
+    guest g = guest_make(h, transport);
     CHECK_EQ(pthread_create(&g.tender, NULL, guest_tend, g.client), 0);
     return g;
+}
+
+static inline void guest_free(guest *g)
+{
+    memkv_region_release(g->region);
+    memkv_client_close(g->client);
+    munmap(g->arena, ARENA);
 }
 
 static inline void guest_close(guest *g)
 {
     memkv_client_stop(g->client);
     pthread_join(g->tender, NULL);
-    memkv_region_release(g->region);
-    memkv_client_close(g->client);
-    munmap(g->arena, ARENA);
+    guest_free(g);
 }
 
 static inline uint64_t counter(const guest *g, const char *name)

@@ -160,7 +160,7 @@ static void test_what_a_device_refuses_is_named_and_leaves_nothing(void)
         {"create_channel", "RDMA device fake0 gives no completion channel"},
         {"create_cq", "RDMA device fake0 gives no completion queue"},
         {"create_qp", "RDMA device fake0 gives no queue pair"},
-        {"modify_qp", "fake0 port 1, RoCE v2, 192.0.2.1: queue pair not set up"},
+        {"modify_qp", "fake0 port 1 GID 1, RoCE v2, 192.0.2.1: queue pair not set up"},
     };
     static uint8_t bytes[1];
     int sockets[2];
@@ -249,11 +249,11 @@ static void check_choice(const char *devices, const char *names, const char *nea
 static void test_the_port_that_owns_the_near_address_is_used(void)
 {
     const char *two = "device a roce 10.1.0.1 ; device b roce fe80::1 10.2.0.1";
-    check_choice(two, NULL, "10.1.0.1", "a port 1, RoCE v2, 10.1.0.1");
-    check_choice(two, NULL, "10.2.0.1", "b port 1, RoCE v2, 10.2.0.1");
+    check_choice(two, NULL, "10.1.0.1", "a port 1 GID 1, RoCE v2, 10.1.0.1");
+    check_choice(two, NULL, "10.2.0.1", "b port 1 GID 3, RoCE v2, 10.2.0.1");
     check_choice(two, "a,b", "10.2.0.1", "b port 1");
-    check_choice(two, NULL, NULL, "a port 1, RoCE v2, 10.1.0.1");
-    check_choice(two, "b, a", NULL, "b port 1, RoCE v2, 10.2.0.1");
+    check_choice(two, NULL, NULL, "a port 1 GID 1, RoCE v2, 10.1.0.1");
+    check_choice(two, "b, a", NULL, "b port 1 GID 3, RoCE v2, 10.2.0.1");
     check_choice(two, NULL, "127.0.0.1", "a port 1");
 }
 
@@ -263,9 +263,9 @@ static void test_where_no_port_owns_the_address_only_named_ones_are_used(void)
     check_choice(two, NULL, "10.3.0.1",
                  "no RDMA port that is up owns 10.3.0.1, the near address of the "
                  "connection; looked at: a, b");
-    check_choice(two, "b", "10.3.0.1", "b port 1, RoCE v2, 10.2.0.1");
+    check_choice(two, "b", "10.3.0.1", "b port 1 GID 1, RoCE v2, 10.2.0.1");
     check_choice("device a ib fe80::a", NULL, "10.3.0.1",
-                 "a port 1, InfiniBand, fe80::a");
+                 "a port 1 GID 0, InfiniBand, fe80::a");
 }
 
 static void test_ports_that_are_down_and_other_kinds_are_left_out(void)

@@ -31,6 +31,7 @@ ALL_CALLS = {
     "probe": lambda client: client.probe(),
     "state": lambda client: client.state(),
     "stats": lambda client: client.stats(),
+    "registered_bytes": lambda client: client.registered_bytes(),
 }
 
 

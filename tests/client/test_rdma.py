@@ -76,6 +76,22 @@ def test_registered_memory_is_not_copied(
         assert state(client).startswith("up: rdma fake0 port 1")
 
 
+def test_registered_memory_is_counted(
+    rdma_server: NativeServer, verbs: FakeVerbs
+) -> None:
+    """All of it once each of its slices is registered, none once it is released."""
+    with (
+        verbs.scripted("max_mr_size 2097152"),
+        client_of(rdma_server, verbs.path) as client,
+    ):
+        assert client.registered_bytes() == 0
+        region = client.register(bytearray(8 * MIB))
+        wait_until(lambda: client.registered_bytes() == 8 * MIB)
+        assert client._figures.snapshot().registered_bytes == 8 * MIB
+        region.release()
+        assert client.registered_bytes() == 0
+
+
 def test_a_region_keeps_its_memory_until_it_is_released(
     rdma_server: NativeServer, verbs: FakeVerbs
 ) -> None:

@@ -77,6 +77,7 @@ def test_what_a_client_does_is_counted(
             assert two.stat(b"absent") is None
             seen = scrape(port)
         assert seen["memkv_client_server_up", "n", "s0"] == 1
+        assert seen["memkv_client_registered_bytes", "n"] == 0
         assert seen["memkv_client_ops_total", "n", "get", "s0"] == 2
         assert seen["memkv_client_hits_total", "n", "get", "s0"] == 2
         assert seen["memkv_client_read_bytes_total", "n", "s0"] == 10

@@ -120,15 +120,17 @@ MEMKV_API void memkv_client_close(memkv_client *client);
  * Any thread. */
 MEMKV_API size_t memkv_client_stats(memkv_client *client, const char *server,
                                     memkv_stat *out, size_t cap);
-/* The state of a server as one sentence ("up", "up: rdma mlx5_0 port 1", "down: connection
- * refused"), terminated, cut to cap.  INVALID: no server of that name.  Any thread. */
+/* The state of a server as one sentence ("up", "up: rdma mlx5_0 port 1 GID 3, RoCE v2,
+ * 192.0.2.7", "down: connection refused"), terminated, cut to cap.  INVALID: no server of
+ * that name.  Any thread. */
 MEMKV_API int memkv_client_state(memkv_client *client, const char *server, char *text,
                                  size_t cap);
 
 /* Remembers memory for memkv_client_tend to register with the RDMA devices (seconds a
- * GiB).  It stays the caller's and must outlive the region.  Ops find theirs by address;
- * data outside of any region, or under 64 KiB, travels on the stream.  INVALID: it
- * overlaps another region.  Any thread. */
+ * GiB), a slice of 1 GiB at a time; `registered_bytes` of memkv_client_stats (server NULL)
+ * says how far it is.  It stays the caller's and must outlive the region.  Ops find theirs
+ * by address; data outside of any region, under 64 KiB, or over 64 MiB and across two
+ * slices, travels on the stream.  INVALID: it overlaps another region.  Any thread. */
 MEMKV_API int memkv_region_register(memkv_client *client, void *addr, size_t len,
                                     memkv_region **out, memkv_error *err);
 /* On return no peer can reach the memory: waits for a registration under way.  No
@@ -222,6 +224,16 @@ MEMKV_API void memkv_server_stop(memkv_server *server);  /* any thread, signal-s
 MEMKV_API void memkv_server_close(memkv_server *server); /* runs over; one thread */
 /* Writes up to cap counters, returns how many there are.  Any thread. */
 MEMKV_API size_t memkv_server_stats(memkv_server *server, memkv_stat *out, size_t cap);
+
+/* ---- rdma ------------------------------------------------------------------------ */
+/* What the verbs library finds on this host: `json` gets a JSON object, terminated, of
+ * its devices, ports and GIDs, with what is wrong with a device, and which of them the
+ * connection of the connected socket `fd` (of any kind; -1: none) would use, or why none
+ * would.  `library` and `devices` as verbs_library and rdma_devices of a client.  Opens
+ * and closes every device.  UNSUPPORTED: no such library, or a build without RDMA.
+ * TOO_SMALL: err says how many bytes it takes.  Any thread. */
+MEMKV_API int memkv_rdma_describe(const char *library, const char *devices, int fd,
+                                  char *json, size_t cap, memkv_error *err);
 /* cffi: off */
 #ifdef __cplusplus
 }

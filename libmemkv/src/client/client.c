@@ -138,20 +138,21 @@ int memkv_client_tend(memkv_client *client, int timeout_ms)
         return MEMKV_ERR_INVALID;
     int64_t deadline_ns = mkv_now_ns() + timeout_ms * MKV_NS_PER_MS;
     for (;;) {
-        int64_t pause_ms = TEND_EVERY_MS;
+        bool is_dialling = false;
         for (size_t i = 0; i < client->n_peers; i++) {
             if (atomic_load(&client->is_stopped))
                 return MEMKV_ERR_CLOSED;
-            if (mkv_peer_tend(&client->peers[i]))
-                pause_ms = DIAL_EVERY_MS;
+            is_dialling |= mkv_peer_tend(&client->peers[i]);
         }
-        /* dials first: this may take its time */
-        if (client->config.transport != MEMKV_TRANSPORT_TCP)
-            mkv_regions_tend(&client->regions, &client->is_stopped);
+        bool did_step = client->config.transport != MEMKV_TRANSPORT_TCP &&
+                        mkv_regions_tend(&client->regions, is_dialling);
         int64_t left_ms = (deadline_ns - mkv_now_ns()) / MKV_NS_PER_MS;
         if (left_ms <= 0)
             return MEMKV_OK;
+        if (did_step) /* perhaps not the last one */
+            continue;
         struct pollfd stop = {.fd = client->stop_fd, .events = POLLIN};
+        int64_t pause_ms = is_dialling ? DIAL_EVERY_MS : TEND_EVERY_MS;
         poll(&stop, 1, (int)(left_ms < pause_ms ? left_ms : pause_ms));
     }
 }
@@ -189,7 +190,12 @@ size_t memkv_client_stats(memkv_client *client, const char *server, memkv_stat *
                 out[i].value += atomic_load_explicit(&client->peers[p].counters[i],
                                                      memory_order_relaxed);
     }
-    return MKV_N_COUNTERS;
+    if (server != NULL)
+        return MKV_N_COUNTERS;
+    if (cap > MKV_N_COUNTERS)
+        out[MKV_N_COUNTERS] =
+            (memkv_stat){"registered_bytes", mkv_regions_registered(&client->regions)};
+    return MKV_N_COUNTERS + 1;
 }
 
 int memkv_client_state(memkv_client *client, const char *server, char *text, size_t cap)

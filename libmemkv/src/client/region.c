@@ -13,15 +13,29 @@
 /* What was missing may have come: a driver loaded, a limit lifted. */
 #define RETRY_NS (30000 * MKV_NS_PER_MS)
 
+#define DIALS_FIRST_NS                                                                 \
+    (200 * MKV_NS_PER_MS) /* enough for the handshake of a live one */
+
+#define STRIDE ((size_t)1 << 30)
+#define OVERLAP ((size_t)64 << 20) /* LMCache's largest chunks have 60 MiB */
+
+typedef struct slice {
+    mkv_memory *memory; /* NULL: not registered */
+    int64_t retry_ns;
+    memkv_error trouble; /* why it is not registered */
+} slice;
+
 struct memkv_region {
     memkv_region *next;
     mkv_regions *all;
     uint8_t *addr;
     size_t len;
-    mkv_memory *memory; /* NULL: not registered */
-    bool is_busy;       /* being registered: not to be released */
-    int64_t retry_ns;
-    memkv_error trouble; /* why it is not registered */
+    size_t stride;   /* from the beginning of a slice to that of the next one */
+    size_t overlap;  /* how far it goes on from there, but for the last one */
+    size_t n_slices; /* 0: not known yet, as no device is open */
+    slice *slices;
+    bool is_busy;    /* one is being registered: not to be released */
+    bool is_leaving; /* being released: not to be registered */
 };
 
 static char *copy(const char *text)
@@ -77,14 +91,64 @@ void mkv_regions_open_devices(mkv_regions *regions)
     pthread_mutex_unlock(&regions->opening);
 }
 
-/* The first that is due, marked busy. */
-static memkv_region *take_due(mkv_regions *regions)
+/* False: no memory. */
+static bool cut(memkv_region *region, size_t max_target)
+{
+    if (region->n_slices > 0)
+        return true;
+    region->overlap = OVERLAP < max_target / 4 ? OVERLAP : max_target / 4;
+    region->stride = max_target - region->overlap;
+    if (region->stride > STRIDE)
+        region->stride = STRIDE;
+    size_t n = 1;
+    if (region->len > region->stride + region->overlap)
+        n = (region->len - region->overlap + region->stride - 1) / region->stride;
+    region->slices = calloc(n, sizeof *region->slices);
+    region->n_slices = region->slices != NULL ? n : 0;
+    return region->slices != NULL;
+}
+
+static size_t len_of(const memkv_region *region, size_t i)
+{
+    return i < region->n_slices - 1 ? region->stride + region->overlap
+                                    : region->len - i * region->stride;
+}
+
+static bool find_due(memkv_region *region, size_t max_target, int64_t now, size_t *out)
+{
+    if (region->is_busy || region->is_leaving || !cut(region, max_target))
+        return false;
+    for (size_t i = 0; i < region->n_slices; i++)
+        if (region->slices[i].memory == NULL && now >= region->slices[i].retry_ns) {
+            *out = i;
+            return true;
+        }
+    return false;
+}
+
+/* Is it the dials' time?  One that has just ended has the next turn, too: a link may follow
+ * a connection. */
+static bool must_wait(mkv_regions *regions, bool is_dialling)
+{
+    int64_t now = mkv_now_ns();
+    pthread_mutex_lock(&regions->lock);
+    bool were_dialling = regions->dial_until_ns != 0;
+    if (is_dialling && !were_dialling)
+        regions->dial_until_ns = now + DIALS_FIRST_NS;
+    bool is_theirs = is_dialling ? now < regions->dial_until_ns : were_dialling;
+    if (!is_dialling || !is_theirs)
+        regions->dial_until_ns = 0;
+    pthread_mutex_unlock(&regions->lock);
+    return is_theirs;
+}
+
+/* The first region with a slice that is due, marked busy. */
+static memkv_region *take_due(mkv_regions *regions, size_t max_target, size_t *which)
 {
     int64_t now = mkv_now_ns();
     pthread_mutex_lock(&regions->lock);
     memkv_region *region = regions->first;
-    while (region != NULL &&
-           (region->memory != NULL || region->is_busy || now < region->retry_ns))
+    while (region != NULL && !find_due(region, max_target, now, which))
         region = region->next;
     if (region != NULL)
         region->is_busy = true;
@@ -92,27 +156,46 @@ static memkv_region *take_due(mkv_regions *regions)
     return region;
 }
 
-void mkv_regions_tend(mkv_regions *regions, const atomic_bool *is_stopped)
+bool mkv_regions_tend(mkv_regions *regions, bool is_dialling)
 {
-    memkv_region *region;
+    size_t i;
+    bool were_open = mkv_regions_rdma(regions) != NULL;
     mkv_regions_open_devices(regions);
     mkv_rdma *rdma = mkv_regions_rdma(regions);
-    while (rdma != NULL && !atomic_load(is_stopped) &&
-           (region = take_due(regions)) != NULL) {
-        mkv_memory *memory = NULL;
-        memkv_error why = {.status = MEMKV_OK};
-        (void)mkv_memory_register(rdma, region->addr, region->len, true, &memory, &why);
-        pthread_mutex_lock(&regions->lock);
-        region->memory = memory;
-        region->trouble = why;
-        region->retry_ns = mkv_now_ns() + RETRY_NS;
-        region->is_busy = false;
-        pthread_cond_broadcast(&regions->changed);
-        pthread_mutex_unlock(&regions->lock);
-    }
+    if (rdma == NULL || !were_open) /* who waits for the devices dials first */
+        return rdma != NULL;
+    if (must_wait(regions, is_dialling))
+        return !is_dialling;
+    memkv_region *region = take_due(regions, mkv_rdma_max_target(rdma), &i);
+    if (region == NULL)
+        return false;
+    mkv_memory *memory = NULL;
+    memkv_error why = {.status = MEMKV_OK};
+    (void)mkv_memory_register(rdma, region->addr + i * region->stride,
+                              len_of(region, i), true, &memory, &why);
+    pthread_mutex_lock(&regions->lock);
+    region->slices[i].memory = memory;
+    region->slices[i].trouble = why;
+    region->slices[i].retry_ns = mkv_now_ns() + RETRY_NS;
+    region->is_busy = false;
+    pthread_cond_broadcast(&regions->changed);
+    pthread_mutex_unlock(&regions->lock);
+    return true;
 }
 
 /* ---- finding ----------------------------------------------------------------------- */
+
+/* Bytes that begin in one slice lie whole in it or in none. */
+static const mkv_memory *find_in(const memkv_region *region, size_t offset, size_t len)
+{
+    if (region->n_slices == 0)
+        return NULL;
+    size_t i = offset / region->stride;
+    if (i >= region->n_slices)
+        i = region->n_slices - 1;
+    bool is_whole = offset - i * region->stride + len <= len_of(region, i);
+    return is_whole ? region->slices[i].memory : NULL;
+}
 
 const mkv_memory *mkv_regions_find(mkv_regions *regions, const void *addr, size_t len)
 {
@@ -124,20 +207,58 @@ const mkv_memory *mkv_regions_find(mkv_regions *regions, const void *addr, size_
         uintptr_t base = (uintptr_t)region->addr;
         if (begin >= base && begin - base <= region->len &&
             len <= region->len - (begin - base))
-            found = region->memory;
+            found = find_in(region, begin - base, len);
     }
     pthread_mutex_unlock(&regions->lock);
     return found;
 }
 
+static uint64_t registered_in(const memkv_region *region)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < region->n_slices; i++) {
+        bool is_next = i + 1 < region->n_slices && region->slices[i + 1].memory != NULL;
+        if (region->slices[i].memory != NULL)
+            sum += is_next ? region->stride : len_of(region, i);
+    }
+    return sum;
+}
+
+uint64_t mkv_regions_registered(mkv_regions *regions)
+{
+    uint64_t sum = 0;
+    pthread_mutex_lock(&regions->lock);
+    for (const memkv_region *region = regions->first; region != NULL;
+         region = region->next)
+        sum += registered_in(region);
+    pthread_mutex_unlock(&regions->lock);
+    return sum;
+}
+
+/* False: nothing of it was refused. */
+static bool describe(const memkv_region *region, char *text, size_t cap)
+{
+    size_t i = 0;
+    while (i < region->n_slices && region->slices[i].trouble.status == MEMKV_OK)
+        i++;
+    if (i == region->n_slices)
+        return false;
+    int n = snprintf(text, cap, "%s", region->slices[i].trouble.text);
+    if (region->n_slices > 1 && n >= 0 && (size_t)n < cap)
+        snprintf(text + n, cap - (size_t)n, "; the whole region has %zu", region->len);
+    return true;
+}
+
 void mkv_regions_describe(mkv_regions *regions, char *text, size_t cap)
 {
+    text[0] = '\0';
     pthread_mutex_lock(&regions->lock);
-    const memkv_error *trouble = &regions->trouble;
-    for (const memkv_region *region = regions->first;
-         region != NULL && trouble->status == MEMKV_OK; region = region->next)
-        trouble = &region->trouble;
-    snprintf(text, cap, "%s", trouble->status != MEMKV_OK ? trouble->text : "");
+    const memkv_region *region = regions->first;
+    if (regions->trouble.status != MEMKV_OK)
+        snprintf(text, cap, "%s", regions->trouble.text);
+    else
+        while (region != NULL && !describe(region, text, cap))
+            region = region->next;
     pthread_mutex_unlock(&regions->lock);
 }
 
@@ -187,6 +308,7 @@ void memkv_region_release(memkv_region *region)
         return;
     mkv_regions *all = region->all;
     pthread_mutex_lock(&all->lock);
+    region->is_leaving = true;
     while (region->is_busy)
         pthread_cond_wait(&all->changed, &all->lock);
     memkv_region **at = &all->first;
@@ -194,6 +316,8 @@ void memkv_region_release(memkv_region *region)
         at = &(*at)->next;
     *at = region->next;
     pthread_mutex_unlock(&all->lock);
-    mkv_memory_release(region->memory);
+    for (size_t i = 0; i < region->n_slices; i++)
+        mkv_memory_release(region->slices[i].memory);
+    free(region->slices);
     free(region);
 }

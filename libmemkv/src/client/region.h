@@ -1,6 +1,11 @@
 /* region.h: the RDMA devices of a client, and memory registered with them, found by
- * address.  Devices are opened and memory is registered only by tend (and a probe), which
- * may take its time; all else never waits for them.  Any thread.
+ * address.  Devices are opened only by tend (and a probe) and memory is registered only by
+ * tend, which may take its time; all else never waits for them.  Any thread.
+ *
+ * A region is registered in slices of 1 GiB (less where a device takes less), so that
+ * nobody waits for the whole of it and no device has to take it as one.  A slice reaches
+ * 64 MiB into the next one: values of up to that lie whole in a slice wherever they begin.
+ * The overlap counts twice as locked memory (RLIMIT_MEMLOCK), 6 % in all.
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef MKV_REGION_H
 #define MKV_REGION_H
@@ -21,7 +26,8 @@ typedef struct mkv_regions {
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t changed;
     memkv_region *first;
-    memkv_error trouble; /* why the devices are not open */
+    int64_t dial_until_ns; /* of dials under way: no slice before; 0: not known */
+    memkv_error trouble;   /* why the devices are not open */
 } mkv_regions;
 
 /* NO_MEMORY. */
@@ -36,11 +42,15 @@ static inline mkv_rdma *mkv_regions_rdma(mkv_regions *regions)
 
 /* Opens the devices unless they are, or it is too soon to try again. */
 void mkv_regions_open_devices(mkv_regions *regions);
-/* Opens the devices, registers what is not registered.  May take seconds a GiB. */
-void mkv_regions_tend(mkv_regions *regions, const atomic_bool *is_stopped);
+/* One step: opens the devices, or registers one slice, which may take seconds.  With
+ * `is_dialling`, dials being under way that would run out of time meanwhile, a slice waits
+ * for 0.2 s.  False: nothing is due. */
+bool mkv_regions_tend(mkv_regions *regions, bool is_dialling);
 
 /* The registered memory that holds all of these bytes; NULL: none does. */
 const mkv_memory *mkv_regions_find(mkv_regions *regions, const void *addr, size_t len);
+/* Bytes of all regions that are registered now. */
+uint64_t mkv_regions_registered(mkv_regions *regions);
 /* Why the devices are not open, or memory is not registered; "" if nothing is wrong. */
 void mkv_regions_describe(mkv_regions *regions, char *text, size_t cap);
 

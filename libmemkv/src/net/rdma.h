@@ -29,9 +29,12 @@ int mkv_rdma_open(const char *library, const char *devices, mkv_rdma **out,
                   memkv_error *err);
 void mkv_rdma_close(mkv_rdma *rdma); /* links and memories are gone; NULL is fine */
 
-/* Memory registered with every device in use.  `is_target`: peers may READ and WRITE it
- * with its rkeys; else it is only the near end of our own READs and WRITEs.  Any
- * thread. */
+/* The largest target, in bytes, that every device in use takes; 1 MiB or more. */
+size_t mkv_rdma_max_target(const mkv_rdma *rdma);
+
+/* Memory registered with every device in use, len of 1 or more.  `is_target`: peers may
+ * READ and WRITE it with its rkeys; else it is only the near end of our own READs and
+ * WRITEs, and of any size.  NO_MEMORY, SYSTEM.  Any thread. */
 typedef struct mkv_memory mkv_memory;
 int mkv_memory_register(mkv_rdma *rdma, void *addr, size_t len, bool is_target,
                         mkv_memory **out, memkv_error *err);
@@ -56,7 +59,7 @@ int mkv_link_connect(mkv_link *link, const mkv_rdma_params *peer, memkv_error *e
  * reported are over, and forgotten.  NULL is fine. */
 void mkv_link_close(mkv_link *link);
 
-/* "mlx5_0 port 1, RoCE v2, 192.0.2.7": valid as long as the link. */
+/* "mlx5_0 port 1 GID 3, RoCE v2, 192.0.2.7": valid as long as the link. */
 const char *mkv_link_describe(const mkv_link *link);
 /* The key of `memory` (a target) on the link's device. */
 uint32_t mkv_link_rkey(const mkv_link *link, const mkv_memory *memory);

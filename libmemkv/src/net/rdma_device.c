@@ -11,7 +11,11 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#define NAMES_CAP 120 /* of a list in an error's text */
+#define NAMES_CAP 120              /* of a list in an error's text */
+#define MAX_MR ((uint64_t)1 << 30) /* of a near end; some drivers take little more */
+/* A device that allows less than this does not know; a near end's MRs are multiples of
+ * it, so that no page of a pool lies in two. */
+#define MIN_MR ((uint64_t)1 << 20)
 
 /* ---- opening ------------------------------------------------------------------------- */
 
@@ -22,8 +26,8 @@ static const char *add_name(char *names, size_t cap, const char *name)
     return names;
 }
 
-static int open_device(const mkv_verbs *verbs, struct ibv_device *device,
-                       mkv_device *out, memkv_error *err)
+int mkv_device_open(const mkv_verbs *verbs, struct ibv_device *device, mkv_device *out,
+                    memkv_error *err)
 {
     mkv_device opened = {.context = NULL};
 
@@ -53,12 +57,16 @@ static int open_device(const mkv_verbs *verbs, struct ibv_device *device,
     return MEMKV_OK;
 }
 
+void mkv_device_close(const mkv_verbs *verbs, mkv_device *device)
+{
+    verbs->dealloc_pd(device->pd);
+    verbs->close_device(device->context);
+}
+
 static void close_devices(mkv_rdma *rdma)
 {
-    for (size_t i = 0; i < rdma->n_devices; i++) {
-        rdma->verbs.dealloc_pd(rdma->devices[i].pd);
-        rdma->verbs.close_device(rdma->devices[i].context);
-    }
+    for (size_t i = 0; i < rdma->n_devices; i++)
+        mkv_device_close(&rdma->verbs, &rdma->devices[i]);
     rdma->n_devices = 0;
 }
 
@@ -101,7 +109,7 @@ static int open_named(mkv_rdma *rdma, struct ibv_device **list, const char *name
         if (is_open(rdma, name, len))
             continue;
         int status =
-            open_device(&rdma->verbs, *at, &rdma->devices[rdma->n_devices], err);
+            mkv_device_open(&rdma->verbs, *at, &rdma->devices[rdma->n_devices], err);
         if (status != MEMKV_OK)
             return status;
         rdma->n_devices++;
@@ -116,7 +124,7 @@ static int open_all(mkv_rdma *rdma, struct ibv_device **list, memkv_error *err)
     int status = MEMKV_OK;
     for (; *list != NULL; list++) {
         int each =
-            open_device(&rdma->verbs, *list, &rdma->devices[rdma->n_devices], err);
+            mkv_device_open(&rdma->verbs, *list, &rdma->devices[rdma->n_devices], err);
         if (each == MEMKV_OK)
             rdma->n_devices++;
         else
@@ -206,11 +214,25 @@ void mkv_rdma_close(mkv_rdma *rdma)
 
 /* ---- memory ---------------------------------------------------------------------------- */
 
-static int fail_to_register(const mkv_device *device, const void *addr, size_t len,
-                            int why, memkv_error *err)
+size_t mkv_rdma_max_target(const mkv_rdma *rdma)
 {
+    uint64_t least = SIZE_MAX;
+    for (size_t i = 0; i < rdma->n_devices; i++) {
+        const uint64_t each = rdma->devices[i].attr.max_mr_size;
+        if (each >= MIN_MR && each < least)
+            least = each;
+    }
+    return (size_t)least;
+}
+
+/* `next`: bytes of the MR that was refused. */
+static int fail_to_register(mkv_rdma *rdma, const mkv_device *device, const void *addr,
+                            size_t len, size_t next, int why, memkv_error *err)
+{
+    const rlim_t wanted = atomic_load(&rdma->registered) + next;
     struct rlimit limit = {0};
-    if (why == ENOMEM && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < len)
+    if (why == ENOMEM && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 &&
+        limit.rlim_cur < wanted)
         return mkv_fail(err, MEMKV_ERR_NO_MEMORY, why,
                         "cannot register %zu bytes with %s: only %llu may be locked; "
                         "ulimit -l unlimited, LimitMEMLOCK=infinity, or the IPC_LOCK "
@@ -221,25 +243,41 @@ static int fail_to_register(const mkv_device *device, const void *addr, size_t l
                     device->name, strerror(why));
 }
 
+static size_t stride_of(const mkv_rdma *rdma, size_t len, bool is_target)
+{
+    uint64_t most = mkv_rdma_max_target(rdma);
+    most = most < MAX_MR ? most / MIN_MR * MIN_MR : MAX_MR;
+    return is_target || len < most ? len : (size_t)most;
+}
+
 int mkv_memory_register(mkv_rdma *rdma, void *addr, size_t len, bool is_target,
                         mkv_memory **out, memkv_error *err)
 {
     const int access =
         IBV_ACCESS_LOCAL_WRITE |
         (is_target ? IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ : 0);
-    mkv_memory *memory =
-        calloc(1, sizeof(*memory) + rdma->n_devices * sizeof(memory->regions[0]));
+    const size_t stride = stride_of(rdma, len, is_target);
+    const size_t n_each = (len + stride - 1) / stride;
+    const size_t n = rdma->n_devices * n_each;
+    mkv_memory *memory = calloc(1, sizeof(*memory) + n * sizeof(memory->regions[0]));
     if (memory == NULL)
         return mkv_fail(err, MEMKV_ERR_NO_MEMORY, 0, "out of memory");
     memory->rdma = rdma;
-    for (size_t i = 0; i < rdma->n_devices; i++) {
-        const mkv_device *device = &rdma->devices[i];
-        memory->regions[i] = rdma->verbs.reg_mr(device->pd, addr, len, access);
+    memory->base = (uintptr_t)addr;
+    memory->stride = stride;
+    memory->n_each = n_each;
+    for (size_t i = 0; i < n; i++) {
+        const mkv_device *device = &rdma->devices[i / n_each];
+        const size_t at = i % n_each * stride;
+        const size_t next = len - at < stride ? len - at : stride;
+        memory->regions[i] =
+            rdma->verbs.reg_mr(device->pd, (uint8_t *)addr + at, next, access);
         if (memory->regions[i] == NULL) {
-            int status = fail_to_register(device, addr, len, errno, err);
+            int status = fail_to_register(rdma, device, addr, len, next, errno, err);
             mkv_memory_release(memory);
             return status;
         }
+        atomic_fetch_add(&rdma->registered, next);
     }
     *out = memory;
     return MEMKV_OK;
@@ -249,8 +287,12 @@ void mkv_memory_release(mkv_memory *memory)
 {
     if (memory == NULL)
         return;
-    for (size_t i = 0; i < memory->rdma->n_devices; i++)
-        if (memory->regions[i] != NULL)
-            memory->rdma->verbs.dereg_mr(memory->regions[i]);
+    mkv_rdma *rdma = memory->rdma;
+    for (size_t i = 0; i < rdma->n_devices * memory->n_each; i++) {
+        if (memory->regions[i] == NULL)
+            break;
+        atomic_fetch_sub(&rdma->registered, memory->regions[i]->length);
+        rdma->verbs.dereg_mr(memory->regions[i]);
+    }
     free(memory);
 }

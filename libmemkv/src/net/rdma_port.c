@@ -17,7 +17,6 @@
 #define IPV4_AT 12     /* of ::ffff:a.b.c.d */
 #define MAX_PORTS 64   /* that fit, over all devices */
 #define OWNERS_CAP 120 /* of the list in the error's text */
-#define ADDRESS_CAP INET6_ADDRSTRLEN
 
 /* What is known of a connection's two ends. */
 typedef struct near_end {
@@ -34,12 +33,25 @@ static bool is_ipv4(const uint8_t *gid)
     return memcmp(gid, mapped, sizeof(mapped)) == 0;
 }
 
-static void format_gid(const uint8_t *gid, char *text)
+static void format(const uint8_t *gid, char text[MKV_GID_TEXT])
 {
     if (is_ipv4(gid))
-        inet_ntop(AF_INET, gid + IPV4_AT, text, ADDRESS_CAP);
+        inet_ntop(AF_INET, gid + IPV4_AT, text, MKV_GID_TEXT);
     else
-        inet_ntop(AF_INET6, gid, text, ADDRESS_CAP);
+        inet_ntop(AF_INET6, gid, text, MKV_GID_TEXT);
+}
+
+void mkv_gid_format(const struct ibv_gid_entry *gid, char text[MKV_GID_TEXT])
+{
+    format(gid->gid.raw, text);
+}
+
+const char *mkv_gid_kind(const struct ibv_port_attr *port,
+                         const struct ibv_gid_entry *gid)
+{
+    if (port->link_layer != IBV_LINK_LAYER_ETHERNET)
+        return "InfiniBand";
+    return gid->gid_type == IBV_GID_TYPE_ROCE_V2 ? "RoCE v2" : "RoCE v1";
 }
 
 static int find_near_end(const mkv_rdma *rdma, int fd, const mkv_rdma_params *peer,
@@ -97,20 +109,19 @@ static unsigned rate(const near_end *near, const struct ibv_port_attr *port,
     return score;
 }
 
-/* The GIDs in use of all ports of a device; *n of them, in the caller's hands. */
-static struct ibv_gid_entry *list_gids(const mkv_rdma *rdma, const mkv_device *device,
-                                       size_t *n)
+struct ibv_gid_entry *mkv_device_gids(const mkv_verbs *verbs, const mkv_device *device,
+                                      size_t *n)
 {
     size_t cap = 0;
     struct ibv_port_attr port;
     for (uint8_t number = 1; number <= device->attr.phys_port_cnt; number++)
-        if (mkv_verbs_query_port(&rdma->verbs, device->context, number, &port) == 0)
+        if (mkv_verbs_query_port(verbs, device->context, number, &port) == 0)
             cap += (size_t)port.gid_tbl_len;
     struct ibv_gid_entry *gids = calloc(cap > 0 ? cap : 1, sizeof(*gids));
     if (gids == NULL)
         return NULL;
     ssize_t found =
-        rdma->verbs.query_gid_table(device->context, gids, cap, 0, sizeof(*gids));
+        verbs->query_gid_table(device->context, gids, cap, 0, sizeof(*gids));
     *n = found > 0 ? (size_t)found : 0;
     return gids;
 }
@@ -143,7 +154,7 @@ static int consider_device(const mkv_rdma *rdma, size_t device, const near_end *
 {
     const mkv_device *of = &rdma->devices[device];
     size_t n_gids = 0;
-    struct ibv_gid_entry *gids = list_gids(rdma, of, &n_gids);
+    struct ibv_gid_entry *gids = mkv_device_gids(&rdma->verbs, of, &n_gids);
     if (gids == NULL)
         return MEMKV_ERR_NO_MEMORY;
     for (uint8_t number = 1; number <= of->attr.phys_port_cnt; number++) {
@@ -167,7 +178,7 @@ static int consider_device(const mkv_rdma *rdma, size_t device, const near_end *
 static int fail_to_choose(const mkv_rdma *rdma, const near_end *near, memkv_error *err)
 {
     char names[OWNERS_CAP] = "";
-    char address[ADDRESS_CAP] = "";
+    char address[MKV_GID_TEXT] = "";
     for (size_t i = 0, used = 0; i < rdma->n_devices && used < sizeof(names); i++)
         used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%.40s",
                                  i > 0 ? ", " : "", rdma->devices[i].name);
@@ -175,7 +186,7 @@ static int fail_to_choose(const mkv_rdma *rdma, const near_end *near, memkv_erro
         return mkv_fail(err, MEMKV_ERR_UNSUPPORTED, 0,
                         "no RDMA port is up that reaches the peer; looked at: %s",
                         names);
-    format_gid(near->gid, address);
+    format(near->gid, address);
     return mkv_fail(err, MEMKV_ERR_UNSUPPORTED, 0,
                     "no RDMA port that is up owns %s, the near address of the "
                     "connection; looked at: %s; name devices to use them all the same",
@@ -206,12 +217,9 @@ int mkv_port_choose(mkv_rdma *rdma, int fd, const mkv_rdma_params *peer, mkv_por
 void mkv_port_describe(const mkv_rdma *rdma, const mkv_port *port, char *text,
                        size_t cap)
 {
-    const char *kind = "InfiniBand";
-    char address[ADDRESS_CAP] = "";
-
-    if (port->attr.link_layer == IBV_LINK_LAYER_ETHERNET)
-        kind = port->gid.gid_type == IBV_GID_TYPE_ROCE_V2 ? "RoCE v2" : "RoCE v1";
-    format_gid(port->gid.gid.raw, address);
-    snprintf(text, cap, "%s port %u, %s, %s", rdma->devices[port->device].name,
-             port->number, kind, address);
+    char address[MKV_GID_TEXT] = "";
+    mkv_gid_format(&port->gid, address);
+    snprintf(text, cap, "%s port %u GID %u, %s, %s", rdma->devices[port->device].name,
+             port->number, port->gid.gid_index, mkv_gid_kind(&port->attr, &port->gid),
+             address);
 }

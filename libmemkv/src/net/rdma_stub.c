@@ -1,22 +1,41 @@
 /* SPDX-License-Identifier: Apache-2.0
  * rdma_stub.c: rdma.h for a build that had no infiniband/verbs.h.  mkv_rdma_open says so;
- * since it is the only way to an mkv_rdma, the rest is never called. */
+ * since it is the only way to an mkv_rdma, the rest is never called.  memkv_rdma_describe
+ * says so, too. */
 #include "net/rdma.h"
 
 #include "status.h"
 
-int mkv_rdma_open(const char *library, const char *devices, mkv_rdma **out,
-                  memkv_error *err)
+static int fail_to_open(memkv_error *err)
 {
-    (void)library, (void)devices, (void)out;
     return mkv_fail(err, MEMKV_ERR_UNSUPPORTED, 0,
                     "this build has no RDMA: it was made without infiniband/verbs.h "
                     "(libibverbs-dev, rdma-core-devel)");
 }
 
+int memkv_rdma_describe(const char *library, const char *devices, int fd, char *json,
+                        size_t cap, memkv_error *err)
+{
+    (void)library, (void)devices, (void)fd, (void)json, (void)cap;
+    return fail_to_open(err);
+}
+
+int mkv_rdma_open(const char *library, const char *devices, mkv_rdma **out,
+                  memkv_error *err)
+{
+    (void)library, (void)devices, (void)out;
+    return fail_to_open(err);
+}
+
 void mkv_rdma_close(mkv_rdma *rdma)
 {
     (void)rdma;
+}
+
+size_t mkv_rdma_max_target(const mkv_rdma *rdma)
+{
+    (void)rdma;
+    return 0;
 }
 
 int mkv_memory_register(mkv_rdma *rdma, void *addr, size_t len, bool is_target,

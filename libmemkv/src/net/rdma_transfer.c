@@ -68,12 +68,23 @@ typedef struct chain { /* work requests to post in one go */
     struct ibv_sge pieces[MKV_MAX_OUTSTANDING][MKV_MAX_PIECES];
 } chain;
 
+/* The key of the MR that `at` lies in; *len is cut to what lies there with it. */
+static uint32_t key_at(const mkv_link *link, const mkv_memory *memory, uintptr_t at,
+                       size_t *len)
+{
+    const size_t offset = at - memory->base;
+    const size_t room = memory->stride - offset % memory->stride;
+    if (*len > room)
+        *len = room;
+    return memory->regions[link->port.device * memory->n_each + offset / memory->stride]
+        ->lkey;
+}
+
 /* Cuts the next work request from a transfer. */
 static void cut(const mkv_link *link, transfer *from, struct ibv_send_wr *request,
                 struct ibv_sge *pieces)
 {
     const mkv_transfer *of = &from->of;
-    const uint32_t key = of->memory->regions[link->port.device]->lkey;
     size_t left = REQUEST_LEN;
     uint32_t n = 0;
 
@@ -87,12 +98,11 @@ static void cut(const mkv_link *link, transfer *from, struct ibv_send_wr *reques
         size_t len = piece->iov_len - from->offset;
         if (len > left)
             len = left;
-        if (len > 0)
-            pieces[n++] = (struct ibv_sge){
-                .addr = (uintptr_t)piece->iov_base + from->offset,
-                .length = (uint32_t)len,
-                .lkey = key,
-            };
+        if (len > 0) {
+            const uintptr_t at = (uintptr_t)piece->iov_base + from->offset;
+            const uint32_t key = key_at(link, of->memory, at, &len);
+            pieces[n++] = (struct ibv_sge){at, (uint32_t)len, key};
+        }
         left -= len;
         from->of.address += len;
         from->offset += len;
@@ -262,5 +272,5 @@ int mkv_link_poll(mkv_link *link, mkv_arrival *out, size_t cap, size_t *n)
 
 uint32_t mkv_link_rkey(const mkv_link *link, const mkv_memory *memory)
 {
-    return memory->regions[link->port.device]->rkey;
+    return memory->regions[link->port.device * memory->n_each]->rkey;
 }

@@ -8,11 +8,9 @@
 #include <dlfcn.h>
 #include <string.h>
 
-#define DEFAULT_LIBRARY "libibverbs.so.1"
-
 int mkv_verbs_load(const char *library, mkv_verbs *out, memkv_error *err)
 {
-    const char *path = library != NULL ? library : DEFAULT_LIBRARY;
+    const char *path = library != NULL ? library : MKV_VERBS_LIBRARY;
     /* it stays: libibverbs keeps its drivers for good, and would lose them */
     const int flags = RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE;
     mkv_verbs verbs = {.library = dlopen(path, flags)};

@@ -40,7 +40,8 @@ typedef struct mkv_verbs {
     int (*destroy_qp)(struct ibv_qp *qp);
 } mkv_verbs;
 
-/* library NULL: libibverbs.so.1.  UNSUPPORTED with the loader's words in err. */
+#define MKV_VERBS_LIBRARY "libibverbs.so.1"
+/* library NULL: that one.  UNSUPPORTED with the loader's words in err. */
 int mkv_verbs_load(const char *library, mkv_verbs *out, memkv_error *err);
 void mkv_verbs_unload(mkv_verbs *verbs);
 

@@ -2,9 +2,9 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "server/info.h"
 
+#include "text.h"
+
 #include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
 
 #define MAX_STATS 64
 
@@ -44,44 +44,23 @@ size_t mkv_info_stats(mkv_service *service, memkv_stat *out, size_t cap)
     return n;
 }
 
-/* Appends; what does not fit is left out, as is all that follows. */
-__attribute__((format(printf, 3, 4))) static void add(char *text, size_t *len,
-                                                      const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    int n = vsnprintf(text + *len, MKV_INFO_TEXT - *len, format, args);
-    va_end(args);
-    if (n > 0 && (size_t)n < MKV_INFO_TEXT - *len)
-        *len += (size_t)n;
-}
-
-/* What is no printable ASCII is a question mark. */
-static void add_quoted(char *text, size_t *len, const char *from)
-{
-    for (; *from != '\0'; from++)
-        add(text, len, *from == '"' || *from == '\\' ? "\\%c" : "%c",
-            *from >= ' ' && *from <= '~' ? *from : '?');
-}
-
 size_t mkv_info_text(mkv_service *service, uint64_t now_ms, char text[MKV_INFO_TEXT])
 {
     memkv_stat stats[MAX_STATS];
-    size_t len = 0;
+    mkv_text out = {.at = text, .cap = MKV_INFO_TEXT};
 
     size_t n = mkv_info_stats(service, stats, MAX_STATS);
-    add(text, &len, "{\"name\":\"");
-    add_quoted(text, &len, service->name);
-    add(text, &len,
-        "\",\"version\":\"%s\",\"boot_id\":\"%016" PRIx64 "\",\"uptime_ms\":%" PRIu64
-        ",\"auth\":%s",
-        memkv_version(), service->self.id, now_ms - service->started_ms,
-        service->self.key != NULL ? "true" : "false");
+    mkv_text_add(&out, "{\"name\":");
+    mkv_text_add_quoted(&out, service->name);
+    mkv_text_add(&out,
+                 ",\"version\":\"%s\",\"boot_id\":\"%016" PRIx64
+                 "\",\"uptime_ms\":%" PRIu64 ",\"auth\":%s",
+                 memkv_version(), service->self.id, now_ms - service->started_ms,
+                 service->self.key != NULL ? "true" : "false");
     for (size_t i = 0; i < n && i < MAX_STATS; i++)
-        add(text, &len, ",\"%s\":%" PRIu64, stats[i].name, stats[i].value);
-    add(text, &len, ",\"rdma\":\"");
-    add_quoted(text, &len, service->rdma_text);
-    add(text, &len, "\"}");
-    return len;
+        mkv_text_add(&out, ",\"%s\":%" PRIu64, stats[i].name, stats[i].value);
+    mkv_text_add(&out, ",\"rdma\":");
+    mkv_text_add_quoted(&out, service->rdma_text);
+    mkv_text_add(&out, "}");
+    return out.len < MKV_INFO_TEXT ? out.len : MKV_INFO_TEXT - 1;
 }
