@@ -131,24 +131,45 @@ def report_to() -> IO[str]:
 
 
 class Server(Worker):
-    """A ``memkv serve`` on a free port of this host, with a key of its own."""
+    """A ``memkv serve`` on a free port of this host, with a key of its own.
 
-    def __init__(self, folder: Path, memory: int, workers: int = 2) -> None:
+    ``transport`` is the server's.  The other two say where RDMA is looked for, by the
+    server and by its clients; None: as by default.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        memory: int,
+        workers: int = 2,
+        *,
+        transport: str = "auto",
+        rdma_devices: str | None = None,
+        verbs_library: str | None = None,
+    ) -> None:
         self._key = secrets.token_hex(32)
+        found = {"rdma_devices": rdma_devices, "verbs_library": verbs_library}
+        self._rdma = {name: text for name, text in found.items() if text is not None}
+        yaml = folder / "serve.yaml"  # what has no option; JSON is yaml, too
+        rdma = {name.removeprefix("rdma_"): text for name, text in self._rdma.items()}
+        yaml.write_text(json.dumps({"network": {"transport": transport}, "rdma": rdma}))
         super().__init__(
             "memkv_lmcache",
             "serve",
-            *("--address", "127.0.0.1:0", "--json"),
+            *("--config", yaml.name, "--address", "127.0.0.1:0", "--json"),
             *("--memory", str(memory), "--workers", str(workers)),
             folder=folder,
             environment={"MEMKV_AUTH_KEY": self._key},
         )
-        self.address: str = self.receive(_START_S)["address"]
+        says = self.receive(_START_S)
+        self.address: str = says["address"]
+        self.no_rdma: str = says["no_rdma"]
+        """Why it has no RDMA; empty: it has."""
 
     @property
     def settings(self) -> dict[str, str]:
         """What a client must be told to get in."""
-        return {"servers": self.address, "auth_key": self._key}
+        return {"servers": self.address, "auth_key": self._key, **self._rdma}
 
     @property
     def environment(self) -> dict[str, str]:

@@ -1,38 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured, and how: the same work by us and by the bare engine, in turns.
+"""What is measured, and how: the same work by us and by the raw limit, in turns.
 
 Both have one connection, a client process and a server process with one worker.  A
 ratio is the median over rounds of ours to raw measured right before it, so that a busy
 machine slows both.  Ours has its checksums and its authentication on.
+
+Raw is a bare engine on TCP, perftest on RDMA.  Lookups travel on the stream in any case
+and are measured on TCP.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
-from memkv_lmcache.bench.raw import RawEngine, Timing, build
-from memkv_lmcache.client import Client, Get, Put, Result
+from memkv_lmcache.bench.ground import Ground, rdma_ground, tcp_ground
+from memkv_lmcache.bench.raw import KIB, MIB, RawEngine, Timing
+from memkv_lmcache.client import Get, Put, Result
 from memkv_lmcache.errors import Status, error_for
 from memkv_lmcache.header import ShapeHeader, Tensor, pack
-from memkv_lmcache.processes import Server
 
-KIB, MIB = 1024, 1024**2
 SIZES = (64 * KIB, MIB, 4 * MIB, 32 * MIB)
 MAX_SIZE = 64 * MIB
 LOOKUP_KEYS = 1000
-#: Of the server.  All of it is filled once: the first touch of a page is the kernel's.
-_MEMORY = 512 * MIB
 _BATCH_BYTES, _MAX_BATCH = 32 * MIB, 64
-#: How libmemkv cuts a batch into requests: up to so many bytes of several values.
-_GET_REQUEST, _PUT_REQUEST, _TABLE = 16 * MIB, 4 * MIB, 256 * KIB
-_REQUEST_ROW, _REPLY_ROW = 64, 48
+_TABLE, _REQUEST_ROW, _REPLY_ROW = 256 * KIB, 64, 48
 
 Say = Callable[[str], None]
 
@@ -49,6 +45,9 @@ class Throughput:
     raw_put_gbps: float | None
     get_ratio: float | None
     put_ratio: float | None
+    bytes_remote: int
+    bytes_inline: int
+    """Payload that the client counted meanwhile, by RDMA and on the stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,57 +65,66 @@ class Lookups:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All that ``memkv bench`` found; what is raw is None without the bare engine."""
+    """All that ``memkv bench`` found; what is raw is None where there is no raw."""
 
+    transport: str
+    device: str | None
+    """By which RDMA went."""
     cpus: int
     rounds: int
     seconds: float
     has_raw: bool
+    raw_get: str | None
+    raw_put: str | None
+    """What is raw: the program's name."""
     throughput: tuple[Throughput, ...]
-    lookups: Lookups
+    lookups: Lookups | None
 
 
-def measure(sizes: Sequence[int], seconds: float, rounds: int, say: Say) -> Report:
-    """Measures everything, ``seconds`` for each figure in each of ``rounds``."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory("-memkv-bench")))
-        program = build(folder)
-        raw = stack.enter_context(RawEngine(program)) if program else None
-        server = stack.enter_context(Server(folder, _MEMORY, workers=1))
-        client = stack.enter_context(server.client(num_connections=1))
-        say("filling the server's memory once")
-        _fill(client)
-        bench = _Bench(client, raw, seconds, rounds, say)
+def measure(
+    sizes: Sequence[int], seconds: float, rounds: int, say: Say, transport: str
+) -> Report:
+    """Measures everything, ``seconds`` for each figure in each of ``rounds``.
+
+    ``transport`` is ``tcp`` or ``rdma``; for that ``sizes`` are 64 KiB or more, and
+    MemKVError: this host has none, or a value went another way.
+    """
+    room = max(size * _batch(size) for size in sizes)
+    places: dict[str, AbstractContextManager[Ground]] = {
+        "tcp": tcp_ground(room),
+        "rdma": rdma_ground(room, max(sizes)),
+    }
+    say("making the memory ready")
+    with places[transport] as ground:
+        bench = _Bench(ground, seconds, rounds, say)
         return Report(
+            transport=transport,
+            device=ground.device,
             cpus=len(os.sched_getaffinity(0)),
             rounds=rounds,
             seconds=seconds,
-            has_raw=raw is not None,
+            has_raw=ground.raw is not None,
+            raw_get=ground.raw.get_tool if ground.raw else None,
+            raw_put=ground.raw.put_tool if ground.raw else None,
             throughput=tuple(bench.throughput(size) for size in sizes),
-            lookups=bench.lookups(),
+            lookups=bench.lookups(ground.engine) if transport == "tcp" else None,
         )
 
 
 class _Bench:
-    def __init__(
-        self,
-        client: Client,
-        raw: RawEngine | None,
-        seconds: float,
-        rounds: int,
-        say: Say,
-    ) -> None:
-        self._client = client
-        self._raw = raw
+    def __init__(self, ground: Ground, seconds: float, rounds: int, say: Say) -> None:
+        self._ground = ground
+        self._client = ground.client
         self._seconds = seconds
         self._rounds = rounds
         self._say = say
 
     def throughput(self, size: int) -> Throughput:
-        count = max(1, min(_MAX_BATCH, _BATCH_BYTES // size))
+        count, raw = _batch(size), self._ground.raw
         self._say(f"values of {size // KIB} KiB, {count} a batch")
+        self._ground.memory[: size * count] = os.urandom(KIB) * (size // KIB * count)
         keys = [_key(i) for i in range(count)]
-        rooms = [bytearray(os.urandom(KIB)) * (size // KIB) for _ in keys]
+        rooms = [self._ground.memory[i * size : (i + 1) * size] for i in range(count)]
         puts = [Put(key, room) for key, room in zip(keys, rooms, strict=True)]
         gets = [Get(key, room) for key, room in zip(keys, rooms, strict=True)]
 
@@ -129,13 +137,23 @@ class _Bench:
         def get() -> None:
             _expect(self._client.get_many_into(gets))
 
-        put_parts = _parts(size, count, _PUT_REQUEST)
-        get_parts = _parts(size, count, _GET_REQUEST)
+        def raw_put() -> float:
+            return raw.put(size, count, self._seconds) if raw else 0.0
+
+        def raw_get() -> float:
+            return raw.get(size, count, self._seconds) if raw else 0.0
+
+        names = "bytes_remote", "bytes_inline"
+        before = [self._ground.counter(name) for name in names]
         total = size * count
-        # a put is answered by a row for each value
-        rates_put = self._pairs(put, total, total // put_parts, 64, put_parts, remove)
-        rates_get = self._pairs(get, total, 64, total // get_parts, get_parts)
+        rates_put = self._pairs(put, total, raw_put, remove)
+        rates_get = self._pairs(get, total, raw_get)
+        remote, inline = (
+            self._ground.counter(name) - counted
+            for name, counted in zip(names, before, strict=True)
+        )
         remove()
+        self._check_way(inline)
         return Throughput(
             size=size,
             batch=count,
@@ -145,9 +163,11 @@ class _Bench:
             raw_put_gbps=rates_put[1],
             get_ratio=rates_get[2],
             put_ratio=rates_put[2],
+            bytes_remote=remote,
+            bytes_inline=inline,
         )
 
-    def lookups(self) -> Lookups:
+    def lookups(self, engine: RawEngine | None) -> Lookups:
         self._say(f"lookups of {LOOKUP_KEYS} keys")
         keys = [_key(i) for i in range(LOOKUP_KEYS)]
         header = _header(keys[0])
@@ -162,11 +182,9 @@ class _Bench:
         parts = -(-max(request, reply) // _TABLE)
         ours, raws = [], []
         for _ in range(self._rounds):
-            if self._raw:
+            if engine:
                 raws.append(
-                    self._raw.run(
-                        request // parts, reply // parts, parts, self._seconds
-                    )
+                    engine.run(request // parts, reply // parts, parts, self._seconds)
                 )
             ours.append(_timed(look, self._seconds))
         p50 = statistics.median(one.p50_s for one in ours)
@@ -187,9 +205,7 @@ class _Bench:
         self,
         work: Callable[[], None],
         total: int,
-        request: int,
-        reply: int,
-        parts: int,
+        raw: Callable[[], float],
         before: Callable[[], None] = lambda: None,
     ) -> tuple[float, float | None, float | None]:
         """Ours, raw and the ratio: medians over the rounds."""
@@ -197,14 +213,23 @@ class _Bench:
         work()
         ours, raws = [], []
         for _ in range(self._rounds):
-            if self._raw:
-                timing = self._raw.run(request, reply, parts, self._seconds)
-                raws.append(_gbps(total, timing))
-            ours.append(_gbps(total, _timed(work, self._seconds, before)))
+            if self._ground.raw:
+                raws.append(raw())
+            ours.append(_timed(work, self._seconds, before).gbps(total))
         if not raws:
             return _rounded(ours), None, None
-        ratios = [one / raw for one, raw in zip(ours, raws, strict=True)]
+        ratios = [one / other for one, other in zip(ours, raws, strict=True)]
         return _rounded(ours), _rounded(raws), _rounded(ratios)
+
+    def _check_way(self, inline: int) -> None:
+        """What is called RDMA was RDMA."""
+        if self._ground.device and inline > 0:
+            state = self._client.state()[self._ground.server]
+            raise error_for(
+                Status.UNSUPPORTED,
+                f"{inline} bytes travelled on the stream, so this would not be the "
+                f"speed of RDMA; the server is {state}",
+            )
 
 
 def _timed(
@@ -225,13 +250,8 @@ def _timed(
     return Timing(n, sum(took), took[n // 2], took[n * 99 // 100])
 
 
-def _fill(client: Client) -> None:
-    size = 4 * MIB
-    block = bytes(size)
-    keys = [b"fill-%d" % i for i in range(_MEMORY // size)]
-    for first in range(0, len(keys), 8):
-        client.put_many([Put(key, block) for key in keys[first : first + 8]])
-    client.delete_many(keys)
+def _batch(size: int) -> int:
+    return max(1, min(_MAX_BATCH, _BATCH_BYTES // size))
 
 
 def _key(number: int) -> bytes:
@@ -242,14 +262,6 @@ def _key(number: int) -> bytes:
 def _header(key: bytes) -> bytes:
     tensor = Tensor("bfloat16", (2, 32, 256, 1024))
     return pack(ShapeHeader(tensor.nbytes, 1, (tensor,), key.decode()), key)
-
-
-def _parts(size: int, count: int, most: int) -> int:
-    return -(-count // max(1, most // size))
-
-
-def _gbps(total: int, timing: Timing) -> float:
-    return total * timing.batches / timing.seconds / 1e9
 
 
 def _rounded(values: list[float]) -> float:

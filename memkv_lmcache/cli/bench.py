@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``memkv bench``: throughput and lookups beside what this machine's loopback gives."""
+"""``memkv bench``: throughput and lookups beside what this machine gives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import dataclasses
 
 import click
 
-from memkv_lmcache.bench.run import MAX_SIZE, SIZES, Report, measure
+from memkv_lmcache.bench.ground import MIN_RDMA
+from memkv_lmcache.bench.perftest import PACKAGE, Perftest
+from memkv_lmcache.bench.run import (
+    MAX_SIZE,
+    SIZES,
+    Lookups,
+    Report,
+    measure,
+)
 from memkv_lmcache.cli.common import SECONDS, Parsed, json_option, print_json
 from memkv_lmcache.cli.show import print_table, size_text
 from memkv_lmcache.errors import ConfigError
@@ -26,6 +34,13 @@ def _sizes(value: str, where: str) -> tuple[int, ...]:
 
 
 @click.command(short_help="Throughput and lookups on this machine.")
+@click.option(
+    "--transport",
+    type=click.Choice(["tcp", "rdma"]),
+    default="tcp",
+    show_default=True,
+    help="tcp: over the loopback; rdma: over a device of this host.",
+)
 @click.option(
     "--sizes",
     metavar="SIZE,...",
@@ -50,20 +65,34 @@ def _sizes(value: str, where: str) -> tuple[int, ...]:
     help="Figures are medians over them.",
 )
 @json_option
-def bench(sizes: tuple[int, ...], seconds: float, rounds: int, as_json: bool) -> None:
-    """Measure GET, PUT and lookups through a server of its own on the loopback.
+def bench(
+    transport: str, sizes: tuple[int, ...], seconds: float, rounds: int, as_json: bool
+) -> None:
+    """Measure GET, PUT and lookups through a server of its own on this host.
 
-    RAW is a bare engine, measured in turns with ours: the same loop and socket options,
-    contiguous buffers, no hash, no tag, no store. It is compiled from the checkout's
-    benchmarks/raw_loopback.c; where that or a C compiler is missing there is no RAW
-    ("make bench" in a checkout has both). GB is 10**9 bytes.
+    RAW is the limit, measured in turns with ours.  On tcp it is a bare engine: the same
+    loop and socket options, contiguous buffers, no hash, no tag, no store. It is
+    compiled from the checkout's benchmarks/raw_loopback.c; where that or a C compiler
+    is missing there is no RAW ("make bench" in a checkout has both).
+
+    On rdma it is perftest on the same device: ib_write_bw for GET, ib_read_bw for PUT.
+    Values are of 64 KiB or more, and there are no lookups, which travel as on tcp. GB
+    is 10**9 bytes.
 
     \b
     Examples:
       memkv bench
       memkv bench --sizes 4MiB --seconds 1 --json
+      memkv bench --transport rdma --sizes 1MiB,4MiB
     """
-    report = measure(sizes, seconds, rounds, _quiet if as_json else _say)
+    small = [size for size in sizes if size < MIN_RDMA]
+    if transport == "rdma" and small:
+        raise ConfigError(
+            f"--sizes: values of {size_text(small[0])} travel on the stream; with "
+            f"--transport rdma write sizes of {size_text(MIN_RDMA)} or more"
+        )
+    say = _quiet if as_json else _say
+    report = measure(sizes, seconds, rounds, say, transport)
     if as_json:
         print_json(dataclasses.asdict(report))
     else:
@@ -92,8 +121,23 @@ def _print(report: Report) -> None:
             for one in report.throughput
         ],
     )
-    looked = report.lookups
-    click.echo()
+    if report.lookups:
+        click.echo()
+        _print_lookups(report.lookups)
+    if report.device:
+        click.echo(f"\nby {report.device}")
+    if not report.has_raw:
+        needed = _NEEDED[report.transport]
+        click.echo(f"memkv: no RAW figures: they need {needed}", err=True)
+
+
+_NEEDED = {
+    "tcp": "the checkout's benchmarks/raw_loopback.c and a C compiler (make bench)",
+    "rdma": f"{Perftest.get_tool} and {Perftest.put_tool}, of the package {PACKAGE}",
+}
+
+
+def _print_lookups(looked: Lookups) -> None:
     print_table(
         ("LOOKUP", ">P50 ms", ">RAW", ">P99 ms", ">RAW", ">KEYS/s", ">RAW"),
         [
@@ -106,12 +150,6 @@ def _print(report: Report) -> None:
             )
         ],
     )
-    if not report.has_raw:
-        click.echo(
-            "memkv: no RAW figures: they need the checkout's "
-            "benchmarks/raw_loopback.c and a C compiler (make bench)",
-            err=True,
-        )
 
 
 def _number(value: float | None) -> str:
