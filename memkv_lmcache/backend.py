@@ -152,6 +152,11 @@ class MemKVStorageBackend(StoragePluginInterface):  # type: ignore[misc]  # unty
     def __str__(self) -> str:
         return type(self).__name__
 
+    @property
+    def client(self) -> Client:
+        """Its own: to see states and counters."""
+        return self._client
+
     # ---- lookups ---------------------------------------------------------------------
 
     def contains(self, key: Any, pin: bool = False) -> bool:

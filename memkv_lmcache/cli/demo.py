@@ -13,7 +13,7 @@ from memkv_lmcache.cli.show import print_table, size_text
 from memkv_lmcache.demo import run
 from memkv_lmcache.demo.run import Outcome
 from memkv_lmcache.errors import ConfigError
-from memkv_lmcache.settings import whole_number
+from memkv_lmcache.settings import parse_transport, whole_number
 
 _NEEDED = ("lmcache", "torch", "transformers")
 _COUNT = 8
@@ -38,8 +38,21 @@ _BYTES_COUNT = 64
     type=Parsed("number", whole_number(16, 1024)),
     help="Tokens a chunk; 16 KiB each.",
 )
+@click.option(
+    "--transport",
+    default="auto",
+    show_default=True,
+    type=Parsed("transport", parse_transport),
+    help="auto: RDMA where it works; tcp; or rdma: nothing else, all of it uncopied.",
+)
 @json_option
-def demo(as_bytes: bool, chunks: int | None, chunk_size: int, as_json: bool) -> None:
+def demo(
+    as_bytes: bool,
+    chunks: int | None,
+    chunk_size: int,
+    transport: str,
+    as_json: bool,
+) -> None:
     """Store a prompt's KV cache, lose the engine, and start warm.
 
     Starts a server. A first process computes the KV cache of a prompt with a small
@@ -47,19 +60,25 @@ def demo(as_bytes: bool, chunks: int | None, chunk_size: int, as_json: bool) -> 
     process, with nothing but the prompt and an empty cache, gets every chunk back.
     Every byte is compared, and the server's own counters must agree.
 
+    With --transport rdma the engines' memory is registered first, and no CPU may copy
+    a byte of the values on the way between it and the server: the counters of both
+    processes and of the server must say so. MEMKV_RDMA_DEVICES and MEMKV_VERBS_LIBRARY
+    say where RDMA is looked for, and "memkv doctor" what is missing.
+
     \b
     Examples:
       memkv demo
       memkv demo --bytes             # needs neither torch nor LMCache
       memkv demo --json --chunks 16
+      memkv demo --transport rdma
     """
     if not as_bytes:
         _check_engine()
     say = _quiet if as_json else _say
     if as_bytes:
-        outcome = run.values(chunks or _BYTES_COUNT, say)
+        outcome = run.values(chunks or _BYTES_COUNT, transport, say)
     else:
-        outcome = run.prompts(chunks or _COUNT, chunk_size, say)
+        outcome = run.prompts(chunks or _COUNT, chunk_size, transport, say)
     if as_json:
         print_json(dataclasses.asdict(outcome))
     else:
@@ -92,6 +111,8 @@ def _print(outcome: Outcome) -> None:
         ("chunks found by a fresh process", f"{outcome.warm_hit_chunks} ({hits:.0%})"),
         ("read", size_text(outcome.bytes)),
         ("counted by the server", size_text(outcome.server_get_bytes)),
+        ("moved by RDMA", size_text(outcome.bytes_remote)),
+        ("copied by the CPU on the stream", size_text(outcome.bytes_inline)),
         ("put", f"{outcome.put_gbps:.2f} GB/s"),
         ("get", f"{outcome.get_gbps:.2f} GB/s"),
         ("warm start", f"{outcome.warm_start_s * 1000:.0f} ms"),

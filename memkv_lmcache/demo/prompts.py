@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 from lmcache.v1.cache_engine import LMCacheEngineBuilder
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from memkv_lmcache.client import Client
+from memkv_lmcache.arena import arena_of
 from memkv_lmcache.demo.engine import ModelShape, build_engine, engine_config
+from memkv_lmcache.demo.ways import answer_of, moved, standing, wait_for_rdma
+from memkv_lmcache.errors import Status, error_for
 from memkv_lmcache.processes import report_to
 
 MODEL = ModelShape(
@@ -46,26 +47,44 @@ def main() -> None:
     config = engine_config(chunk_size, arena_gib, dict(PATIENT))
     engine = build_engine(INSTANCE, config, MODEL)
     work = _store if role == "store" else _load
-    print(json.dumps(work(engine, tokens, chunk_size)), file=report, flush=True)
+
+    def run() -> dict[str, float]:
+        client = _plugin(engine).client
+        wait_for_rdma(client, _arena_size(engine))
+        return work(engine, tokens, chunk_size) | moved(client)
+
+    print(json.dumps(answer_of(run)), file=report, flush=True)
     if role == "store":
         signal.pause()
     LMCacheEngineBuilder.destroy(INSTANCE)
+
+
+def _plugin(engine: Any) -> Any:
+    """Ours, which LMCache made."""
+    return engine.storage_manager.storage_backends["memkv"]
+
+
+def _arena_size(engine: Any) -> int:
+    """Bytes of the memory that the plugin registers."""
+    arena = arena_of(engine.storage_manager.allocator_backend.memory_allocator)
+    return 0 if arena is None else len(arena)
 
 
 def _store(engine: Any, tokens: list[int], chunk_size: int) -> dict[str, float]:
     kv, prefill_s = _prefill(tokens)
     _bytes_of(kv).tofile(REFERENCE)
     chunks = len(tokens) // chunk_size
-    with Client() as client:
-        begin = time.perf_counter()
-        engine.store(tokens, kv=kv)
-        deadline = begin + DRAIN_S
-        # puts go on behind the engine's back; the server knows when they are over
-        while client.probe()["put_stored"] < chunks:
-            if time.perf_counter() > deadline:
-                raise RuntimeError(f"not stored within {DRAIN_S:g} s: {client.state()}")
-            time.sleep(POLL_S)
-        put_s = time.perf_counter() - begin
+    plugin = _plugin(engine)
+    begin = time.perf_counter()
+    engine.store(tokens, kv=kv)
+    deadline = begin + DRAIN_S
+    # puts go on behind the engine's back
+    while plugin.counters.snapshot().get("put_stored", 0) < chunks:
+        if time.perf_counter() > deadline:
+            text = f"not stored within {DRAIN_S:g} s; {standing(plugin.client)}"
+            raise error_for(Status.TIMEOUT, text)
+        time.sleep(POLL_S)
+    put_s = time.perf_counter() - begin
     size = kv.numel() * kv.element_size()
     return {"chunks": chunks, "bytes": size, "put_s": put_s, "prefill_s": prefill_s}
 
@@ -91,6 +110,9 @@ def _load(engine: Any, tokens: list[int], chunk_size: int) -> dict[str, float]:
 
 def _prefill(tokens: list[int]) -> tuple[torch.Tensor, float]:
     """The KV cache of the prompt, [2, layers, tokens, width], and what it took."""
+    # slow, and nothing that a warm start needs
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM(
         LlamaConfig(

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from client.serving import served
+from fake_rdma import build_fake_verbs
 
 from memkv_lmcache.cli.main import main
+from memkv_lmcache.client import Client
+from memkv_lmcache.config import load
+from memkv_lmcache.demo import values
+from memkv_lmcache.demo.run import Outcome
+from memkv_lmcache.demo.ways import moved
 from memkv_lmcache.processes import Server
 
 from .commands import run
@@ -26,6 +34,75 @@ def test_bytes_come_back_without_torch_or_lmcache(tmp_path: Path) -> None:
     assert outcome["server_get_bytes"] == outcome["bytes"]
     assert outcome["put_gbps"] > 0
     assert outcome["get_gbps"] > 0
+
+
+def test_it_says_how_the_bytes_travelled(tmp_path: Path) -> None:
+    """By the counters of each process' own client, and by the server's."""
+    outcome = run(
+        *("demo", "--bytes", "--json", "--chunks", "2", "--transport", "tcp"),
+        folder=tmp_path,
+    ).json
+    size = outcome["bytes"]
+    assert outcome["bytes_inline"] == outcome["put_bytes_inline"] == size
+    assert outcome["server_bytes_inline"] == 2 * size
+    for name in ("bytes_remote", "put_bytes_remote", "server_bytes_remote"):
+        assert outcome[name] == 0
+
+
+def test_plain_values_lie_in_registered_memory(tmp_path: Path) -> None:
+    """What both workers do, in one process: the fake verbs library reaches no other."""
+    library = str(build_fake_verbs(tmp_path))
+    with served(transport="rdma", verbs_library=library) as server:
+        settings = {"servers": server.address, "transport": "rdma"}
+        config = load({**settings, "verbs_library": library})
+        with Client(config=config) as writer, Client(config=config) as reader:
+            assert values._store(writer, 20)["chunks"] == 20
+            assert values._load(reader)["right"] == 20
+            for client in (writer, reader):
+                size = 20 * 2 * 1024**2
+                assert moved(client) == {"bytes_remote": size, "bytes_inline": 0}
+
+
+@pytest.mark.parametrize("what", [["--bytes"], []])
+def test_without_rdma_the_reason_is_named(tmp_path: Path, what: list[str]) -> None:
+    """One line and no traceback: what is missing, and which command knows more."""
+    done = run(
+        *("demo", "--json", "--transport", "rdma", *what),
+        folder=tmp_path,
+        MEMKV_VERBS_LIBRARY="/nonexistent/libibverbs.so",
+    )
+    assert done.code == 2
+    assert done.out == b""
+    [line] = done.err.splitlines()
+    for words in ("transport rdma", "/nonexistent/libibverbs.so", "memkv doctor"):
+        assert words in line
+
+
+def test_one_copied_byte_is_enough() -> None:
+    """Whichever of the three says so, and however much went by RDMA."""
+    outcome = Outcome(
+        stored_chunks=1,
+        warm_hit_chunks=1,
+        bytes=100,
+        verified=True,
+        put_gbps=1.0,
+        get_gbps=1.0,
+        server_get_items=1,
+        server_get_bytes=100,
+        bytes_remote=100,
+        bytes_inline=0,
+        put_bytes_remote=100,
+        put_bytes_inline=0,
+        server_bytes_remote=200,
+        server_bytes_inline=0,
+        warm_start_s=1.0,
+    )
+    assert outcome.is_uncopied
+    for name in ("bytes_inline", "put_bytes_inline", "server_bytes_inline"):
+        assert not replace(outcome, **{name: 1}).is_uncopied
+    for name in ("bytes_remote", "put_bytes_remote"):
+        assert not replace(outcome, **{name: 99}).is_uncopied
+    assert not replace(outcome, server_bytes_remote=199).is_uncopied
 
 
 def test_a_fresh_engine_starts_warm(tmp_path: Path) -> None:
@@ -46,12 +123,16 @@ def test_a_fresh_engine_starts_warm(tmp_path: Path) -> None:
 
 def test_the_table_says_it_to_humans(tmp_path: Path) -> None:
     """Steps on stderr, the result on stdout."""
-    done = run("demo", "--bytes", "--chunks", "2", folder=tmp_path)
+    done = run(
+        *("demo", "--bytes", "--chunks", "2", "--transport", "tcp"), folder=tmp_path
+    )
     assert done.code == 0
     assert "killed by SIGKILL" in done.err
     table = dict(line.rsplit("  ", 1) for line in done.out.decode().splitlines())
     shown = {name.strip(): value.strip() for name, value in table.items()}
     assert shown["chunks found by a fresh process"] == "2 (100%)"
+    assert shown["moved by RDMA"] == "0 B"
+    assert shown["copied by the CPU on the stream"] == "4 MiB"
     assert shown["every byte as it was"] == "yes"
 
 
@@ -59,9 +140,8 @@ def test_nothing_is_verified_that_the_server_did_not_count(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A reader's word alone is not enough: the command ends with 1."""
-    monkeypatch.setattr(
-        Server, "counters", lambda self: {"get_hits": 0, "get_bytes": 0}
-    )
+    names = "get_hits", "get_bytes", "bytes_remote", "bytes_inline"
+    monkeypatch.setattr(Server, "counters", lambda self: dict.fromkeys(names, 0))
     assert main(["demo", "--bytes", "--json", "--chunks", "1"]) == 1
     outcome = json.loads(capsys.readouterr().out)
     assert outcome["warm_hit_chunks"] == 1

@@ -53,13 +53,14 @@ def spec(params: dict[str, Any], **more: Any) -> dict[str, Any]:
 class Cache:
     """A cache with an empty L1, as one process of LMCache has it."""
 
-    def __init__(self, manager: StorageManager) -> None:
+    def __init__(self, manager: StorageManager, layout: MemoryLayoutDesc) -> None:
         self.manager = manager
+        self.layout = layout
 
     def store(self, keys: Sequence[ObjectKey], fill: Sequence[torch.Tensor]) -> None:
         """Writes to L1, and waits until our adapter is through with it."""
         stored = self._stored()
-        objects = self.manager.reserve_write(list(keys), LAYOUT)
+        objects = self.manager.reserve_write(list(keys), self.layout)
         assert len(objects) == len(keys)
         for key, tensor in zip(keys, fill, strict=True):
             objects[key].tensor.copy_(tensor)
@@ -70,7 +71,7 @@ class Cache:
         self, keys: Sequence[ObjectKey], timeout: float = 20.0
     ) -> list[torch.Tensor]:
         """The objects of the prefix of ``keys`` that the cache has."""
-        row = GroupedObjectKeys(list(keys), 0, LAYOUT)
+        row = GroupedObjectKeys(list(keys), 0, self.layout)
         handle = self.manager.submit_prefetch_task(PrefetchTaskSpec([row]))
         assert self.manager.wait_prefetch_status(handle, timeout), "no answer"
         result = self.manager.query_prefetch_status(handle)
@@ -91,7 +92,9 @@ class Cache:
 
 
 @contextlib.contextmanager
-def cache(*adapters: dict[str, Any], lazy: bool = False) -> Iterator[Cache]:
+def cache(
+    *adapters: dict[str, Any], lazy: bool = False, layout: MemoryLayoutDesc = LAYOUT
+) -> Iterator[Cache]:
     """A cache over ``adapters``; leaving it is the end of its process."""
     given = argparse.Namespace(l2_adapter=[json.dumps(adapter) for adapter in adapters])
     config = StorageManagerConfig(
@@ -105,7 +108,7 @@ def cache(*adapters: dict[str, Any], lazy: bool = False) -> Iterator[Cache]:
     )
     manager = StorageManager(config)
     try:
-        yield Cache(manager)
+        yield Cache(manager, layout)
     finally:
         begin = time.monotonic()
         manager.close()
