@@ -14,7 +14,13 @@ from memkv_lmcache.cli.show import size_text
 from memkv_lmcache.serve.config import admin_address, load
 from memkv_lmcache.serve.host import Serving
 from memkv_lmcache.serve.host import serve as run
-from memkv_lmcache.settings import parse_size, read_auth_key, whole_number
+from memkv_lmcache.settings import (
+    parse_devices,
+    parse_size,
+    parse_transport,
+    read_auth_key,
+    whole_number,
+)
 
 
 def _address(value: str, where: str) -> str:
@@ -40,6 +46,20 @@ def _address(value: str, where: str) -> str:
     metavar="N",
     type=Parsed("number", whole_number(1, 256)),
     help="Network threads.  [default: one a processor, up to 4]",
+)
+@click.option(
+    "--transport",
+    metavar="WAY",
+    type=Parsed("way", parse_transport),
+    help="auto: RDMA if it works; tcp: never; rdma: no start without it.  "
+    "[default: auto]",
+)
+@click.option(
+    "--rdma-devices",
+    metavar="NAME,...",
+    type=Parsed("devices", parse_devices),
+    help="RDMA devices for any address, such as mlx5_0,mlx5_1.  [default: by the "
+    "address in use]",
 )
 @click.option("--name", help="What clients place keys by.  [default: the address]")
 @click.option(
@@ -70,6 +90,7 @@ def serve(path: str | None, as_json: bool, **settings: Any) -> None:
     Examples:
       memkv serve
       memkv serve --address 0.0.0.0:9900 --memory 64GiB --auth-key-file /etc/memkv.key
+      memkv serve --transport rdma    # does not start? memkv doctor says why
       memkv serve --address unix:/run/memkv.sock
       memkv serve --config memkv.yaml
 
