@@ -22,7 +22,7 @@ C_FOLDERS = {
     "client": {"protocol", "net"},
     "server": {"protocol", "net"},
 }
-FOR_EVERYBODY = {"memkv/memkv.h", "status.h"}
+FOR_EVERYBODY = {"memkv/memkv.h", "status.h", "text.h"}
 
 PACKAGE = ROOT / "memkv_lmcache"
 # A part (a module, or a folder with all in it) may import parts of lower layers.
@@ -36,7 +36,7 @@ PYTHON_LAYERS = (
     "__init__",
     "erase landing processes puts",
     "l2 lookups",
-    "backend bench demo l2_adapter serve",
+    "backend bench demo doctor l2_adapter serve",
     "cli",
     "__main__",
 )

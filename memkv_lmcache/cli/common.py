@@ -100,6 +100,13 @@ _CLIENT_OPTIONS = (
 )
 
 
+def client_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of a client, for a function that makes its own."""
+    for option in reversed(_CLIENT_OPTIONS):
+        option(command)
+    return command
+
+
 def with_client(timeout: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command the options of a client and a client as its first argument.
 
@@ -118,9 +125,7 @@ def with_client(timeout: float) -> Callable[[Callable[..., None]], Callable[...,
             with Client(config=config, timeout=limit) as client:
                 command(client, **given)
 
-        for option in reversed(_CLIENT_OPTIONS):
-            option(run)
-        return run
+        return client_options(run)
 
     return decorate
 

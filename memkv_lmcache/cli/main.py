@@ -18,6 +18,7 @@ from memkv_lmcache.cli.bench import bench
 from memkv_lmcache.cli.common import Exit, exit_code
 from memkv_lmcache.cli.config import config
 from memkv_lmcache.cli.demo import demo
+from memkv_lmcache.cli.doctor import doctor
 from memkv_lmcache.cli.get import get
 from memkv_lmcache.cli.ls import ls
 from memkv_lmcache.cli.ping import ping
@@ -28,7 +29,7 @@ from memkv_lmcache.cli.stat import stat
 from memkv_lmcache.errors import MemKVError
 from memkv_lmcache.processes import WorkerFailed
 
-_COMMANDS = (serve, demo, bench, ping, stat, ls, get, put, rm, config)
+_COMMANDS = (serve, demo, bench, doctor, ping, stat, ls, get, put, rm, config)
 
 
 @click.group(
