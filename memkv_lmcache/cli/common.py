@@ -73,7 +73,7 @@ SECONDS = Parsed("seconds", parse_seconds)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 
-_CLIENT_OPTIONS = (
+_SERVER_OPTIONS = (
     click.option(
         "-s",
         "--server",
@@ -82,12 +82,6 @@ _CLIENT_OPTIONS = (
         type=Parsed("servers", _servers),
         help="Where the servers are: host:port, [v6]:port, unix:/path, name=host:port "
         "or host-[0-3]:port. Default: MEMKV_SERVERS, else 127.0.0.1:9900.",
-    ),
-    click.option(
-        "-n",
-        "--namespace",
-        help="Keys live in it; up to 128 bytes. Default: MEMKV_NAMESPACE, else the "
-        "empty one.",
     ),
     click.option(
         "--auth-key-file",
@@ -100,9 +94,17 @@ _CLIENT_OPTIONS = (
 )
 
 
-def client_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of a client, for a function that makes its own."""
-    for option in reversed(_CLIENT_OPTIONS):
+_namespace_option = click.option(
+    "-n",
+    "--namespace",
+    help="Keys live in it; up to 128 bytes. Default: MEMKV_NAMESPACE, else the empty "
+    "one.",
+)
+
+
+def server_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options that say which servers, and how to get in."""
+    for option in reversed(_SERVER_OPTIONS):
         option(command)
     return command
 
@@ -125,7 +127,7 @@ def with_client(timeout: float) -> Callable[[Callable[..., None]], Callable[...,
             with Client(config=config, timeout=limit) as client:
                 command(client, **given)
 
-        return client_options(run)
+        return server_options(_namespace_option(run))
 
     return decorate
 

@@ -13,11 +13,11 @@ import click
 from memkv_lmcache.cli.common import (
     Exit,
     Parsed,
-    client_options,
     exit_code,
     explain,
     json_option,
     print_json,
+    server_options,
 )
 from memkv_lmcache.config import load
 from memkv_lmcache.doctor.examine import Report, examine
@@ -31,7 +31,7 @@ _WIDEST = 100
 
 
 @click.command(short_help="Say whether RDMA will work, and what mends it.")
-@client_options
+@server_options
 @click.option(
     "--memory",
     metavar="SIZE",
@@ -42,7 +42,6 @@ _WIDEST = 100
 @json_option
 def doctor(
     servers: str | None,
-    namespace: str | None,
     auth_key: bytes | None,
     timeout: float | None,
     memory: int | None,
@@ -77,7 +76,7 @@ def doctor(
     """
     # the findings say what is wrong
     logging.getLogger("memkv_lmcache.tending").setLevel(logging.ERROR)
-    given = {"servers": servers, "namespace": namespace, "auth_key": auth_key}
+    given = {"servers": servers, "auth_key": auth_key}
     wanted = wanted_memory() if memory is None else Wanted(memory, "--memory")
     report = examine(
         load(given), wanted=wanted, timeout=timeout or _TIMEOUT_S, explain=explain
