@@ -184,8 +184,10 @@ static int answer(mkv_channel *channel, mkv_bench *bench, uint64_t now_ms)
     made->due_ms = mkv_job_deadline(channel->job) + GRACE_MS;
     if (mkv_job_is_done(channel->job))
         end_job(channel);
-    return targets->n > 0 ? mkv_remote_start(&channel->remote, made, targets)
-                          : send_answer(channel, made);
+    /* a frame without payload must not overtake those of its request that have some */
+    return targets->n > 0 || mkv_remote_has(&channel->remote, made->frame.id)
+               ? mkv_remote_start(&channel->remote, made, targets)
+               : send_answer(channel, made);
 }
 
 static void begin_closing(mkv_channel *channel, uint64_t now_ms)

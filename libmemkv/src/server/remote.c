@@ -85,6 +85,14 @@ bool mkv_remote_is_full(const mkv_remote *remote)
     return remote->bytes >= MAX_BYTES || remote->n_flights >= MAX_FLIGHTS;
 }
 
+bool mkv_remote_has(const mkv_remote *remote, uint32_t id)
+{
+    const mkv_flight *flight = remote->first;
+    while (flight != NULL && flight->answer->frame.id != id)
+        flight = flight->next;
+    return flight != NULL;
+}
+
 static size_t pieces_of(const mkv_target *target, uint64_t offset, struct iovec *iov)
 {
     uint64_t left = target->length - offset;

@@ -53,8 +53,11 @@ bool mkv_remote_is_attached(const mkv_remote *remote);
 /* Enough is under way: nothing new before some of it has ended. */
 bool mkv_remote_is_full(const mkv_remote *remote);
 
-/* Sends the payload of `answer` on its way (at least one target); takes over the answer
- * and the puts, also on failure: NO_MEMORY. */
+/* Has the request of this id frames whose payload is under way? */
+bool mkv_remote_has(const mkv_remote *remote, uint32_t id);
+
+/* Sends the payload of `answer` on its way, if there is any; takes over the answer and
+ * the puts, also on failure: NO_MEMORY. */
 int mkv_remote_start(mkv_remote *remote, mkv_answer *answer,
                      const mkv_targets *targets);
 /* Takes what the link has; true: there was something. */
