@@ -11,7 +11,8 @@
 
 fake_nic nic = {.lock = PTHREAD_MUTEX_INITIALIZER,
                 .changed = PTHREAD_COND_INITIALIZER,
-                .max_mr_size = UINT64_MAX};
+                .max_mr_size = UINT64_MAX,
+                .n_ports = 1};
 
 /* ---- completions --------------------------------------------------------------------- */
 
@@ -28,7 +29,7 @@ void fake_complete(fake_qp *qp, const struct ibv_wc *wc, uint64_t number,
     *entry = (fake_completion){
         .wc = *wc, .qp = qp, .number = number, .is_receive = is_receive};
     entry->wc.qp_num = qp->base.qp_num;
-    if (cq->is_armed) {
+    if (cq->is_armed && !fake_is_gone(cq->base.context)) {
         const uint64_t one = 1;
         cq->is_armed = false;
         cq->raised++;
@@ -87,6 +88,7 @@ static fake_qp *find_peer(const fake_qp *qp)
     while (peer != NULL && peer->base.qp_num != qp->attr.dest_qp_num)
         peer = peer->next;
     if (peer == NULL || peer->is_dying || peer->gid == NULL ||
+        fake_is_gone(peer->base.context) ||
         (peer->base.state != IBV_QPS_RTR && peer->base.state != IBV_QPS_RTS))
         return NULL;
     const bool fits =
@@ -226,7 +228,9 @@ static void *work(void *unused)
     while (!nic.is_stopping) {
         bool did_any = false;
         for (fake_qp *qp = nic.qps, *next; qp != NULL; qp = next) {
-            if (qp->base.state == IBV_QPS_ERR)
+            if (fake_is_gone(qp->base.context))
+                ; /* and does nothing any more */
+            else if (qp->base.state == IBV_QPS_ERR)
                 did_any |= flush(qp);
             else if (qp->base.state == IBV_QPS_RTS && !nic.is_held &&
                      next_send(qp) != NULL)

@@ -18,6 +18,7 @@ typedef struct fake_device {
     struct ibv_device base;
     bool is_up;
     bool is_ib;
+    bool is_gone;
     uint16_t lid;
     int n_gids;
     union ibv_gid gids[FAKE_MAX_GIDS];
@@ -89,12 +90,17 @@ typedef struct fake_nic {
     uint64_t refuse_at; /* counts.registrations; 0: never */
     long slow_us;
     uint64_t max_mr_size;
+    uint8_t n_ports;
     char refused[32];
 } fake_nic;
 extern fake_nic nic;
 
 /* Sets errno if so. */
 bool fake_is_refused(const char *call);
+static inline bool fake_is_gone(const struct ibv_context *context)
+{
+    return ((const fake_device *)context->device)->is_gone;
+}
 /* Zeroed, and counted in `count`. */
 void *fake_new(size_t size, uint32_t *count);
 

@@ -160,6 +160,10 @@ EXPORTED int ibv_modify_qp(struct ibv_qp *base, struct ibv_qp_attr *attr, int ma
     if (fake_is_refused("modify_qp"))
         return ENOMEM;
     pthread_mutex_lock(&nic.lock);
+    if (fake_is_gone(base->context)) {
+        pthread_mutex_unlock(&nic.lock);
+        return EIO;
+    }
     int why = mask == mask_of(base->state, attr->qp_state) ? 0 : EINVAL;
     if (why == 0 && attr->qp_state == IBV_QPS_INIT)
         qp->access = (int)attr->qp_access_flags;

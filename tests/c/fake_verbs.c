@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #undef ibv_get_device_list
 #undef ibv_query_port
@@ -51,6 +52,27 @@ static int add_device(char *rest)
     return 0;
 }
 
+/* The lock is held. */
+static int unplug(const char *name)
+{
+    int ends[2];
+    fake_device *device = devices;
+    while (device < devices + n_devices && strcmp(device->base.name, name) != 0)
+        device++;
+    if (device == devices + n_devices)
+        return -1;
+    device->is_gone = true;
+    if (pipe(ends) != 0)
+        abort();
+    close(ends[0]); /* now the other one is in error */
+    for (const fake_cq *cq = nic.cqs; cq != NULL; cq = cq->next)
+        if (cq->base.context->device == &device->base &&
+            dup2(ends[1], cq->base.channel->fd) < 0)
+            abort();
+    close(ends[1]);
+    return 0;
+}
+
 static void reset(void)
 {
     nic.is_held = false;
@@ -58,7 +80,10 @@ static void reset(void)
     nic.break_at = nic.lose_at = nic.refuse_at = 0;
     nic.slow_us = 0;
     nic.max_mr_size = UINT64_MAX;
+    nic.n_ports = 1;
     nic.refused[0] = '\0';
+    for (int i = 0; i < n_devices; i++)
+        devices[i].is_gone = false;
 }
 
 static int obey(char *command, bool *has_devices)
@@ -94,6 +119,10 @@ static int obey(char *command, bool *has_devices)
         nic.slow_us = atol(rest);
     else if (strcmp(word, "max_mr_size") == 0)
         nic.max_mr_size = (uint64_t)atol(rest);
+    else if (strcmp(word, "ports") == 0)
+        nic.n_ports = (uint8_t)atol(rest);
+    else if (strcmp(word, "unplug") == 0)
+        return unplug(rest);
     else if (strcmp(word, "accept") == 0)
         nic.refused[0] = '\0';
     else if (strcmp(word, "reset") == 0)
@@ -195,6 +224,8 @@ static int poll_cq(struct ibv_cq *base, int cap, struct ibv_wc *out)
 {
     fake_cq *cq = (fake_cq *)base;
     int n = 0;
+    if (fake_is_refused("poll_cq"))
+        return -1;
     pthread_mutex_lock(&nic.lock);
     for (; n < cap && cq->n > 0; n++, cq->n--) {
         const fake_completion *entry = &cq->entries[cq->first];
@@ -303,6 +334,7 @@ EXPORTED int ibv_query_device(struct ibv_context *context, struct ibv_device_att
     (void)context;
     pthread_mutex_lock(&nic.lock);
     const uint64_t max_mr_size = nic.max_mr_size;
+    const uint8_t n_ports = nic.n_ports;
     pthread_mutex_unlock(&nic.lock);
     *attr = (struct ibv_device_attr){
         .fw_ver = "1.0 \"fake\"",
@@ -314,7 +346,7 @@ EXPORTED int ibv_query_device(struct ibv_context *context, struct ibv_device_att
         .max_cqe = 1024,
         .max_qp_rd_atom = 16,
         .max_qp_init_rd_atom = 16,
-        .phys_port_cnt = 1,
+        .phys_port_cnt = n_ports,
     };
     return 0;
 }
@@ -326,6 +358,11 @@ EXPORTED int ibv_query_port(struct ibv_context *context, uint8_t number,
     struct ibv_port_attr *attr = (struct ibv_port_attr *)compat;
     if (number != 1 || fake_is_refused("query_port"))
         return EINVAL;
+    pthread_mutex_lock(&nic.lock);
+    const bool is_gone = fake_is_gone(context);
+    pthread_mutex_unlock(&nic.lock);
+    if (is_gone)
+        return EIO;
     attr->state = device->is_up ? IBV_PORT_ACTIVE : IBV_PORT_DOWN;
     attr->max_mtu = IBV_MTU_4096;
     attr->active_mtu = IBV_MTU_4096;

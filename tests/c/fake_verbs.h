@@ -25,11 +25,15 @@
  *     lose N                   the N-th work request from now on never completes
  *     refuse CALL              it fails with ENOMEM from now on: get_device_list,
  *                              open_device, query_port, reg_mr, create_channel,
- *                              create_cq, create_qp, modify_qp, post_send
+ *                              create_cq, create_qp, modify_qp, post_send, poll_cq
  *     accept                   nothing is refused any more
  *     refuse_reg_mr N          the N-th registration from now on fails with ENOMEM
  *     slow_reg_mr US           each takes that long
  *     max_mr_size BYTES        of devices; a larger registration fails with EINVAL
+ *     ports N                  so many has each device; only the first can be asked
+ *     unplug NAME              this device is gone from now on, as the kernel shows it:
+ *                              calls fail with EIO, nothing completes, and the channels
+ *                              that it has now are in error (POLLERR)
  *     reset                    as at the start, but for devices that are open */
 int fake_verbs_script(const char *commands);
 

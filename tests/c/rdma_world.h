@@ -22,6 +22,7 @@
 
 static const char *verbs_library = MKV_FAKE_VERBS;
 static int32_t connect_timeout_ms; /* of clients; 0: the default */
+static const char *server_devices; /* NULL: all */
 static int (*fake_script)(const char *);
 static void (*fake_count)(fake_verbs_counts *);
 
@@ -88,6 +89,7 @@ static inline host host_open(memkv_transport transport, uint64_t memory)
     config.memory = memory;
     config.transport = transport;
     config.verbs_library = verbs_library;
+    config.rdma_devices = server_devices;
     if (memkv_server_open(&config, &h.server, &err) != MEMKV_OK)
         fprintf(stderr, "%s\n", err.text);
     CHECK(h.server != NULL);

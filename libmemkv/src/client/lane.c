@@ -82,6 +82,8 @@ static void count_bytes(mkv_lane *lane, bool is_remote, mkv_counter counter, uin
     mkv_peer_count(lane->share->peer, counter, n);
     mkv_peer_count(lane->share->peer, is_remote ? MKV_BYTES_REMOTE : MKV_BYTES_INLINE,
                    n);
+    if (is_remote && lane->conn->link != NULL)
+        mkv_peer_link_worked(lane->share->peer);
 }
 
 void mkv_lane_landed(mkv_lane *lane, const mkv_landing *landing, uint64_t sum)
@@ -302,8 +304,6 @@ static int end_reply(mkv_lane *lane)
     mkv_peer_answered(lane->share->peer,
                       is_telling ? mkv_now_ns() - sent->asked_ns : 0);
     sent->is_answered = true;
-    if (sent->is_remote && lane->conn->link != NULL)
-        mkv_peer_link_worked(lane->share->peer);
     if (is_over(sent))
         forget(lane, sent);
     return MEMKV_OK;
@@ -399,6 +399,12 @@ static int receive_replies(mkv_lane *lane)
     return MEMKV_OK;
 }
 
+/* Strictly RDMA, and its link is lost. */
+static bool is_useless(const mkv_lane *lane)
+{
+    return lane->conn->is_strict && !lane->conn->is_control && lane->conn->link == NULL;
+}
+
 int mkv_lane_move(mkv_lane *lane, memkv_error *why)
 {
     if (!mkv_conn_is_open(lane->conn)) {
@@ -407,17 +413,14 @@ int mkv_lane_move(mkv_lane *lane, memkv_error *why)
             return rc;
         mkv_peer_opened(lane->share->peer, lane->conn);
     }
-    int rc = send_requests(lane);
+    int rc = is_useless(lane) ? MEMKV_OK : send_requests(lane);
     if (rc == MEMKV_OK)
         rc = receive_replies(lane);
     mkv_remote_listen(lane);
     mkv_remote_land(lane);
     lane->has_news = false;
     if (rc == MEMKV_OK)
-        rc = send_requests(lane);
-    if (rc == MEMKV_OK && lane->conn->is_strict && !lane->conn->is_control &&
-        lane->conn->link == NULL)
-        rc = MEMKV_ERR_DISCONNECTED;
+        rc = is_useless(lane) ? MEMKV_ERR_DISCONNECTED : send_requests(lane);
     if (rc != MEMKV_OK)
         mkv_fail(why, rc, 0, "%s", memkv_strerror(rc));
     return rc;

@@ -155,7 +155,9 @@ static void note_link(mkv_peer *peer, const mkv_conn *conn)
 {
     peer->features = conn->session.peer.features;
     if (conn->link != NULL) {
-        mkv_breaker_opened(&peer->rdma, mkv_now_ns(), UINT64_MAX);
+        /* a link that stands has moved nothing yet: it does not end a silence */
+        if (atomic_load(&peer->rdma.health) != MKV_UP)
+            mkv_breaker_opened(&peer->rdma, mkv_now_ns(), UINT64_MAX);
         snprintf(peer->link_text, sizeof peer->link_text, "%s",
                  mkv_link_describe(conn->link));
     } else if (conn->no_link.status != MEMKV_OK) {
@@ -204,6 +206,18 @@ void mkv_peer_link_failed(mkv_peer *peer, const memkv_error *why)
     mkv_peer_count(peer, MKV_LINKS_BROKEN, 1);
     pthread_mutex_lock(&peer->lock);
     mkv_breaker_failed(&peer->rdma, mkv_now_ns(), why, chance(peer));
+    unlock(peer);
+}
+
+void mkv_peer_link_silent(mkv_peer *peer, int64_t waited_ns)
+{
+    pthread_mutex_lock(&peer->lock);
+    if (mkv_breaker_silent(&peer->rdma, mkv_now_ns(), waited_ns, chance(peer))) {
+        mkv_peer_count(peer, MKV_LINKS_BROKEN, 1);
+        mkv_fail(&peer->rdma.trouble, MEMKV_ERR_UNREACHABLE, 0,
+                 "%s: nothing came or went by it for %d ms", peer->link_text,
+                 (int)(waited_ns / MKV_NS_PER_MS));
+    }
     unlock(peer);
 }
 

@@ -77,6 +77,8 @@ void mkv_peer_silent(mkv_peer *peer, int64_t waited_ns);
 void mkv_peer_link_worked(mkv_peer *peer);
 /* It has not: other connections make none before it is time to try again. */
 void mkv_peer_link_failed(mkv_peer *peer, const memkv_error *why);
+/* A batch's time ran out while it waited_ns for payload by it. */
+void mkv_peer_link_silent(mkv_peer *peer, int64_t waited_ns);
 /* It answers, but takes no more requests. */
 void mkv_peer_leaving(mkv_peer *peer);
 /* The lent connection is broken, and closed here.  A failed dial makes the server DOWN;

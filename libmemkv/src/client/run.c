@@ -258,6 +258,17 @@ static void lane_broke(mkv_lane *lane, const memkv_error *why)
     remove_lane(lane);
 }
 
+/* What the server was asked for by its link comes no more, and it would take seconds to
+ * notice: another connection is sooner there. */
+static void device_gone(mkv_lane *lane)
+{
+    memkv_error why;
+    mkv_fail(&why, MEMKV_ERR_DISCONNECTED, 0, "%s: the RDMA device is gone",
+             mkv_link_describe(lane->conn->link));
+    mkv_peer_link_failed(lane->share->peer, &why);
+    lane_broke(lane, &why);
+}
+
 static bool has_room(const mkv_share *share, bool is_control)
 {
     for (mkv_lane *lane = share->batch->lanes; lane != NULL; lane = lane->next)
@@ -423,10 +434,13 @@ static int turn(mkv_batch *batch, const memkv_client *client)
         bool is_late =
             mkv_conn_is_dialling(lane->conn) && now > lane->conn->dial_deadline_ns;
         bool has_event = fds[n].revents != 0 || fds[n + 1].revents != 0;
+        bool is_gone = (fds[n + 1].revents & POLLERR) != 0;
         if (fds[n + 1].revents != 0 && lane->conn->link != NULL)
             mkv_link_arm(lane->conn->link); /* takes the event */
         n += 2;
-        if (has_event || is_late || lane->has_news)
+        if (is_gone && lane->conn->link != NULL)
+            device_gone(lane);
+        else if (has_event || is_late || lane->has_news)
             move_lane(lane);
     }
     free(fds);
@@ -445,8 +459,12 @@ static bool has_unread(const mkv_lane *lane)
 static void time_ran_out(const mkv_lane *lane)
 {
     int64_t silence_ns = mkv_lane_silence_ns(lane);
-    if (silence_ns > 0 && !has_unread(lane))
+    if (silence_ns > 0 && !has_unread(lane)) {
+        bool is_for_link = lane->requests != NULL && lane->requests->is_remote;
+        if (is_for_link && lane->conn->link != NULL)
+            mkv_peer_link_silent(lane->share->peer, silence_ns);
         mkv_peer_silent(lane->share->peer, silence_ns);
+    }
     if (lane->requests != NULL)
         mkv_peer_count(lane->share->peer, MKV_TIMEOUTS, 1);
 }

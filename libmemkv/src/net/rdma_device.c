@@ -139,9 +139,9 @@ static int check_a_port_is_up(const mkv_rdma *rdma, memkv_error *err)
     for (size_t i = 0; i < rdma->n_devices; i++) {
         const mkv_device *device = &rdma->devices[i];
         struct ibv_port_attr port;
-        for (uint8_t number = 1; number <= device->attr.phys_port_cnt; number++)
-            if (mkv_verbs_query_port(&rdma->verbs, device->context, number, &port) ==
-                    0 &&
+        for (unsigned number = 1; number <= device->attr.phys_port_cnt; number++)
+            if (mkv_verbs_query_port(&rdma->verbs, device->context, (uint8_t)number,
+                                     &port) == 0 &&
                 port.state == IBV_PORT_ACTIVE)
                 return MEMKV_OK;
         add_name(names, sizeof(names), device->name);

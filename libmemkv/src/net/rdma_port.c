@@ -114,8 +114,8 @@ struct ibv_gid_entry *mkv_device_gids(const mkv_verbs *verbs, const mkv_device *
 {
     size_t cap = 0;
     struct ibv_port_attr port;
-    for (uint8_t number = 1; number <= device->attr.phys_port_cnt; number++)
-        if (mkv_verbs_query_port(verbs, device->context, number, &port) == 0)
+    for (unsigned number = 1; number <= device->attr.phys_port_cnt; number++)
+        if (mkv_verbs_query_port(verbs, device->context, (uint8_t)number, &port) == 0)
             cap += (size_t)port.gid_tbl_len;
     struct ibv_gid_entry *gids = calloc(cap > 0 ? cap : 1, sizeof(*gids));
     if (gids == NULL)
@@ -157,9 +157,10 @@ static int consider_device(const mkv_rdma *rdma, size_t device, const near_end *
     struct ibv_gid_entry *gids = mkv_device_gids(&rdma->verbs, of, &n_gids);
     if (gids == NULL)
         return MEMKV_ERR_NO_MEMORY;
-    for (uint8_t number = 1; number <= of->attr.phys_port_cnt; number++) {
-        mkv_port port = {.device = device, .number = number};
-        if (mkv_verbs_query_port(&rdma->verbs, of->context, number, &port.attr) != 0 ||
+    for (unsigned number = 1; number <= of->attr.phys_port_cnt; number++) {
+        mkv_port port = {.device = device, .number = (uint8_t)number};
+        if (mkv_verbs_query_port(&rdma->verbs, of->context, port.number, &port.attr) !=
+                0 ||
             port.attr.state != IBV_PORT_ACTIVE)
             continue;
         unsigned score = rate_port(near, gids, n_gids, &port);

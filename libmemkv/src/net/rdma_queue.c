@@ -217,10 +217,11 @@ const char *mkv_link_describe(const mkv_link *link)
 
 /* ---- the end ----------------------------------------------------------------------------- */
 
-static void set_error(mkv_link *link)
+/* False: the device does not do it; it may be gone. */
+static bool set_error(mkv_link *link)
 {
     struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
-    link->rdma->verbs.modify_qp(link->qp, &attr, IBV_QP_STATE);
+    return link->rdma->verbs.modify_qp(link->qp, &attr, IBV_QP_STATE) == 0;
 }
 
 void mkv_link_break(mkv_link *link)
@@ -228,13 +229,13 @@ void mkv_link_break(mkv_link *link)
     if (link->is_broken)
         return;
     link->is_broken = true;
-    set_error(link);
+    (void)set_error(link);
 }
 
 /* Once the sentinel is flushed, so is everything that was before it.  It has to be posted
  * before the state is ERROR: afterwards some devices never flush it, until ERROR is set
- * again.  A device that answers no more is given up: destroying the queue pair stops it,
- * too. */
+ * again.  A device that answers no more is given up, at once if it is gone: destroying the
+ * queue pair stops it, too. */
 static void drain(mkv_link *link)
 {
     const int64_t begin = mkv_now_ns();
@@ -242,8 +243,8 @@ static void drain(mkv_link *link)
     bool has_sentinel = mkv_link_post_receive(link, MKV_SENTINEL_ID) == 0;
 
     link->is_broken = true;
-    set_error(link);
-    while (has_sentinel || link->retired < link->posted) {
+    bool is_there = set_error(link);
+    while (is_there && (has_sentinel || link->retired < link->posted)) {
         struct ibv_wc completion;
         int n = ibv_poll_cq(link->cq, 1, &completion);
         if (n > 0) {
@@ -257,7 +258,7 @@ static void drain(mkv_link *link)
         if (n < 0 || now - begin > DRAIN_NS)
             break;
         if (now - error_set > ERROR_AGAIN_NS) {
-            set_error(link);
+            is_there = set_error(link);
             error_set = now;
         }
         nanosleep(&(struct timespec){.tv_nsec = DRAIN_PAUSE_NS}, NULL);

@@ -250,6 +250,8 @@ int mkv_link_poll(mkv_link *link, mkv_arrival *out, size_t cap, size_t *n)
         /* Each completion is worth one arrival at most. */
         size_t room = cap - used < POLL_AT_ONCE ? cap - used : POLL_AT_ONCE;
         int found = ibv_poll_cq(link->cq, (int)room, completions);
+        if (found < 0) /* no completion can be had any more */
+            mkv_link_break(link);
         if (found <= 0)
             break;
         link->is_armed = false;

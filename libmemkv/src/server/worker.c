@@ -93,8 +93,6 @@ static void drop_channel(mkv_crew *crew, mkv_channel *channel)
 static void remove_channel(mkv_worker *worker, mkv_channel *channel)
 {
     forget_events(worker, channel);
-    /* closing does not do it while a forked child has the socket, too */
-    epoll_ctl(worker->epoll, EPOLL_CTL_DEL, channel->fd, NULL);
     set_flying(worker, channel, false);
     set_busy(worker, channel, false);
     /* a close does not do it while a child just forked still has the descriptor */
