@@ -25,6 +25,10 @@ NAME_DEVICES = (
     "or MEMKV_RDMA_DEVICES=..., a device that reaches it all the same",
 )
 THERE = ("on the server's host: memkv doctor",)
+SERVE_DEVICES = (
+    *THERE,
+    "there: memkv serve --rdma-devices NAME, or --address in its RDMA NIC's network",
+)
 UDP_PORT = (
     "on both hosts: iptables -I INPUT -p udp --dport 4791 -j ACCEPT",
     "the MTU of the whole path carries 4200 bytes: ping -M do -s 4172 HOST",

@@ -22,6 +22,7 @@ from memkv_lmcache.doctor.mends import (
     DOCKER,
     INSTALL,
     NAME_DEVICES,
+    SERVE_DEVICES,
     THERE,
     UDP_PORT,
     permanent_memlock,
@@ -33,6 +34,8 @@ Explain = Callable[[str, str], str]
 """A server's name and its trouble to one line about it."""
 
 _READY = ("", "ready")
+_REFUSED = "the server makes no RDMA link"
+_REFUSED_S = 1.0
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 # What a reason holds, and what mends it.
 _MENDS: Sequence[tuple[str, Sequence[str]]] = (
@@ -203,7 +206,20 @@ def _prove(report: ServerReport, config: ClientConfig, deadline: float) -> None:
         report.findings.append(ok(name, text))
         return
     text = f"RDMA was tried, and failed: {proof.reason}"
-    report.findings.append(trouble(Level.FAIL, name, text, mends_for(proof.reason)))
+    refused = _why_refused(config) if _REFUSED in proof.reason else ""
+    if refused:
+        report.facts["server_refused"] = refused
+        text += f"; the last one it refused: {refused}"
+    mends = SERVE_DEVICES if refused else mends_for(proof.reason)
+    report.findings.append(trouble(Level.FAIL, name, text, mends))
+
+
+def _why_refused(config: ClientConfig) -> str:
+    """What the server says of the last link that it did not make."""
+    stream = dataclasses.replace(config, transport="tcp", prometheus_bind=None)
+    with contextlib.suppress(MemKVError), Client(config=stream) as client:
+        return str(client.probe(timeout=_REFUSED_S).get("rdma_refused", ""))
+    return ""
 
 
 def mends_for(reason: str) -> Sequence[str]:

@@ -122,6 +122,21 @@ def test_a_wrong_key_is_exit_code_4(verbs: FakeVerbs, doctor: Doctor) -> None:
         assert KEY not in right.out
 
 
+def test_the_server_says_why_it_made_no_link(verbs: FakeVerbs, doctor: Doctor) -> None:
+    """InfiniBand there and RoCE here do not meet; only the server knows."""
+    settings = {"transport": "rdma", "verbs_library": verbs.path}
+    devices = "device fake0 roce 192.0.2.1; device fake1 ib fe80::1"
+    with (
+        verbs.scripted(devices),
+        served(rdma_devices="fake1", **settings) as server,
+    ):
+        done = doctor("--server", server.address, MEMKV_RDMA_DEVICES="fake0")
+    assert done.code == 1
+    assert "the last one it refused: no RDMA port is up that reaches" in done.words
+    assert "looked at: fake1" in done.words
+    assert "> there: memkv serve --rdma-devices" in done.out
+
+
 def test_a_server_without_rdma_is_to_be_mended_there(
     verbs: FakeVerbs, doctor: Doctor
 ) -> None:

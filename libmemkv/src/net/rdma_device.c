@@ -239,8 +239,9 @@ static int fail_to_register(mkv_rdma *rdma, const mkv_device *device, const void
                         "capability",
                         len, device->name, (unsigned long long)limit.rlim_cur);
     return mkv_fail(err, why == ENOMEM ? MEMKV_ERR_NO_MEMORY : MEMKV_ERR_SYSTEM, why,
-                    "cannot register %zu bytes at %p with %s: %s", len, addr,
-                    device->name, strerror(why));
+                    "cannot register %zu bytes at %p with %s: %s%s", len, addr,
+                    device->name, strerror(why),
+                    rdma->n_devices > 1 ? "; rdma_devices can leave it out" : "");
 }
 
 static size_t stride_of(const mkv_rdma *rdma, size_t len, bool is_target)

@@ -3,6 +3,7 @@
 #include "server/channel.h"
 
 #include "net/stream.h"
+#include "server/info.h"
 
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -137,9 +138,12 @@ static int answer_rdma(mkv_channel *channel)
 {
     uint8_t params[MKV_PARAMS_LEN];
     mkv_answer *made;
+    memkv_error why = {.text = ""};
 
     int status =
-        mkv_remote_attach(&channel->remote, channel->fd, channel->table, params);
+        mkv_remote_attach(&channel->remote, channel->fd, channel->table, params, &why);
+    if (why.text[0] != '\0')
+        mkv_info_refused(channel->service, &why);
     status = mkv_job_answer_rdma(channel->job, status, params, &made);
     if (status == MEMKV_OK) {
         made->due_ms = mkv_job_deadline(channel->job) + GRACE_MS;

@@ -5,6 +5,7 @@
 #include "text.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 
 #define MAX_STATS 64
 
@@ -44,6 +45,13 @@ size_t mkv_info_stats(mkv_service *service, memkv_stat *out, size_t cap)
     return n;
 }
 
+void mkv_info_refused(mkv_service *service, const memkv_error *why)
+{
+    pthread_mutex_lock(&service->refused_lock);
+    snprintf(service->refused, sizeof service->refused, "%s", why->text);
+    pthread_mutex_unlock(&service->refused_lock);
+}
+
 size_t mkv_info_text(mkv_service *service, uint64_t now_ms, char text[MKV_INFO_TEXT])
 {
     memkv_stat stats[MAX_STATS];
@@ -61,6 +69,10 @@ size_t mkv_info_text(mkv_service *service, uint64_t now_ms, char text[MKV_INFO_T
         mkv_text_add(&out, ",\"%s\":%" PRIu64, stats[i].name, stats[i].value);
     mkv_text_add(&out, ",\"rdma\":");
     mkv_text_add_quoted(&out, service->rdma_text);
+    mkv_text_add(&out, ",\"rdma_refused\":");
+    pthread_mutex_lock(&service->refused_lock);
+    mkv_text_add_quoted(&out, service->refused);
+    pthread_mutex_unlock(&service->refused_lock);
     mkv_text_add(&out, "}");
     return out.len < MKV_INFO_TEXT ? out.len : MKV_INFO_TEXT - 1;
 }

@@ -32,7 +32,7 @@ bool mkv_remote_is_attached(const mkv_remote *remote)
 }
 
 int mkv_remote_attach(mkv_remote *remote, int fd, const uint8_t *table,
-                      uint8_t reply[MKV_PARAMS_LEN])
+                      uint8_t reply[MKV_PARAMS_LEN], memkv_error *err)
 {
     mkv_rdma_params peer, own;
     mkv_link *link;
@@ -46,9 +46,9 @@ int mkv_remote_attach(mkv_remote *remote, int fd, const uint8_t *table,
         return MEMKV_ERR_INVALID;
     mkv_link_close(remote->link);
     remote->link = NULL;
-    if (mkv_link_open(remote->rdma, fd, &peer, 0, &link, &own, NULL) != MEMKV_OK)
+    if (mkv_link_open(remote->rdma, fd, &peer, 0, &link, &own, err) != MEMKV_OK)
         return MEMKV_ERR_UNSUPPORTED;
-    if (mkv_link_connect(link, &peer, NULL) != MEMKV_OK ||
+    if (mkv_link_connect(link, &peer, err) != MEMKV_OK ||
         mkv_rdma_params_encode(&own, reply, MKV_PARAMS_LEN, &written) != MEMKV_OK) {
         mkv_link_close(link);
         return MEMKV_ERR_UNSUPPORTED;

@@ -45,10 +45,10 @@ typedef struct mkv_remote {
 /* The link first, so that nothing touches the pages any more; then what was under way. */
 void mkv_remote_close(mkv_remote *remote);
 
-/* Answers an RDMA frame that came over the socket `fd`: UNSUPPORTED, BUSY, or OK with the
- * near end's parameters as a table in `reply`. */
+/* Answers an RDMA frame that came over the socket `fd`: UNSUPPORTED with the reason, BUSY,
+ * or OK with the near end's parameters as a table in `reply`. */
 int mkv_remote_attach(mkv_remote *remote, int fd, const uint8_t *table,
-                      uint8_t reply[MKV_PARAMS_LEN]);
+                      uint8_t reply[MKV_PARAMS_LEN], memkv_error *err);
 bool mkv_remote_is_attached(const mkv_remote *remote);
 /* Enough is under way: nothing new before some of it has ended. */
 bool mkv_remote_is_full(const mkv_remote *remote);

@@ -161,7 +161,7 @@ static int choose_transport(mkv_service *service, const memkv_server_config *con
     }
     if (config->transport == MEMKV_TRANSPORT_RDMA)
         return mkv_fail(err, status, why.sys_errno, "transport rdma: %s", why.text);
-    snprintf(service->rdma_text, sizeof service->rdma_text, "%.150s", why.text);
+    snprintf(service->rdma_text, sizeof service->rdma_text, "%s", why.text);
     return MEMKV_OK;
 }
 
@@ -205,6 +205,7 @@ int memkv_server_open(const memkv_server_config *config, memkv_server **out,
     server->crew.listener = -1;
     server->crew.stop = -1;
     pthread_mutex_init(&server->crew.lock, NULL);
+    pthread_mutex_init(&server->service.refused_lock, NULL);
     int status = open_parts(server, config, err);
     if (status != MEMKV_OK) {
         memkv_server_close(server);
@@ -288,6 +289,7 @@ void memkv_server_close(memkv_server *server)
     if (server->service.store != NULL)
         mkv_store_close(server->service.store);
     pthread_mutex_destroy(&server->crew.lock);
+    pthread_mutex_destroy(&server->service.refused_lock);
     explicit_bzero(server->service.key, sizeof server->service.key);
     free(server);
 }

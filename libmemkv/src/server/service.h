@@ -5,6 +5,8 @@
 #ifndef MKV_SERVICE_H
 #define MKV_SERVICE_H
 
+#include <pthread.h>
+
 #include "protocol/session.h"
 #include "server/answer.h"
 #include "server/counters.h"
@@ -12,7 +14,8 @@
 #include "server/remote.h"
 #include "server/store.h"
 
-#define MKV_RDMA_TEXT 160 /* the devices, or why there is none, as one line */
+#define MKV_RDMA_TEXT                                                                  \
+    sizeof((memkv_error){0}.text) /* the devices, or why there is none, as one line */
 
 /* What all connections of a server share.  Any thread. */
 typedef struct mkv_service {
@@ -25,6 +28,8 @@ typedef struct mkv_service {
     mkv_rdma *rdma;   /* NULL: payload goes inline; rdma_text says why */
     mkv_memory *pool; /* the store's pages, registered */
     char rdma_text[MKV_RDMA_TEXT];
+    pthread_mutex_t refused_lock; /* guards refused */
+    char refused[MKV_RDMA_TEXT];  /* why a client got no link, the last time; or "" */
     mkv_counters counters;
     _Atomic uint64_t connections, workers;
     _Atomic uint64_t table_bytes; /* of requests being read or answered */
