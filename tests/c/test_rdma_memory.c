@@ -142,15 +142,26 @@ static void test_a_region_that_a_device_takes_whole_is_one_slice(void)
     host_close(&h);
 }
 
-static void test_a_slice_that_is_refused_costs_its_values_only_and_comes_back(void)
+static void expect_no_trouble(const guest *g)
 {
     char state[512];
+    int waited = 0;
+    do {
+        CHECK(waited++ < WAIT_MS);
+        pause_ms(1);
+        CHECK_EQ(memkv_client_state(g->client, "server", state, sizeof state),
+                 MEMKV_OK);
+    } while (strstr(state, "cannot register") != NULL);
+}
+
+static void test_a_slice_that_is_refused_costs_its_values_only_and_comes_back(void)
+{
     script(CUT);
     host h = host_open(MEMKV_TRANSPORT_RDMA, MEMORY);
     script("refuse_reg_mr 5"); /* with the first device, in slice 2 */
     guest g = guest_open(&h, MEMKV_TRANSPORT_AUTO);
     warm_up(&g);
-    expect_registered(&g, ARENA - (STRIDE - OVERLAP));
+    expect_registered(&g, ARENA); /* with the second device */
     expect_in_state(&g, ", but cannot register 16777216 bytes ");
     expect_in_state(&g, "; the whole region has 67108864");
     expect_remote(&g, STRIDE + MIB, STRIDE); /* slice 1, to the end of what overlaps */
@@ -159,12 +170,28 @@ static void test_a_slice_that_is_refused_costs_its_values_only_and_comes_back(vo
     expect_remote(&g, 3 * STRIDE, MIB);
 
     ahead_s += 31;
-    expect_registered(&g, ARENA);
+    expect_no_trouble(&g);
     warm_up(&g);
     expect_remote(&g, 2 * STRIDE, MIB);
     expect_remote(&g, 3 * STRIDE - 1, MIB);
-    CHECK_EQ(memkv_client_state(g.client, "server", state, sizeof state), MEMKV_OK);
-    CHECK(strstr(state, "cannot register") == NULL);
+    guest_close(&g);
+    host_close(&h);
+    script("reset");
+}
+
+static void test_a_device_that_refuses_memory_costs_the_others_nothing(void)
+{
+    script("refuse_reg_mr 1"); /* the pool, with the first device */
+    host h = host_open(MEMKV_TRANSPORT_RDMA, MEMORY);
+    script("refuse_reg_mr 2"); /* the arena, with the second one */
+    guest g = guest_open(&h, MEMKV_TRANSPORT_AUTO);
+    warm_up(&g);
+    expect_in_state(&g, "up: rdma fake0 ");
+    expect_in_state(&g, "with fake1: ");
+    expect_registered(&g, ARENA);
+    for (size_t i = 0; i < 8; i++)
+        expect_remote(&g, i * MIB, MIB);
+    CHECK_EQ(counter(&g, "links_broken"), 0);
     guest_close(&g);
     host_close(&h);
     script("reset");
@@ -320,6 +347,7 @@ int main(void)
     test_what_lies_whole_in_no_slice_goes_inline();
     test_a_region_that_a_device_takes_whole_is_one_slice();
     test_a_slice_that_is_refused_costs_its_values_only_and_comes_back();
+    test_a_device_that_refuses_memory_costs_the_others_nothing();
     test_tend_registers_one_slice_a_turn();
     test_a_dial_has_its_time_before_each_slice();
     test_release_waits_for_one_slice_and_no_more();

@@ -22,7 +22,7 @@
 typedef struct slice {
     mkv_memory *memory; /* NULL: not registered */
     int64_t retry_ns;
-    memkv_error trouble; /* why it is not registered */
+    memkv_error trouble; /* why it is not registered, or not with every device */
 } slice;
 
 struct memkv_region {
@@ -114,12 +114,18 @@ static size_t len_of(const memkv_region *region, size_t i)
                                     : region->len - i * region->stride;
 }
 
+static bool is_due(const slice *it, int64_t now)
+{
+    return (it->memory == NULL || it->trouble.status != MEMKV_OK) &&
+           now >= it->retry_ns;
+}
+
 static bool find_due(memkv_region *region, size_t max_target, int64_t now, size_t *out)
 {
     if (region->is_busy || region->is_leaving || !cut(region, max_target))
         return false;
     for (size_t i = 0; i < region->n_slices; i++)
-        if (region->slices[i].memory == NULL && now >= region->slices[i].retry_ns) {
+        if (is_due(&region->slices[i], now)) {
             *out = i;
             return true;
         }
@@ -169,10 +175,13 @@ bool mkv_regions_tend(mkv_regions *regions, bool is_dialling)
     memkv_region *region = take_due(regions, mkv_rdma_max_target(rdma), &i);
     if (region == NULL)
         return false;
-    mkv_memory *memory = NULL;
+    mkv_memory *memory = region->slices[i].memory;
     memkv_error why = {.status = MEMKV_OK};
-    (void)mkv_memory_register(rdma, region->addr + i * region->stride,
-                              len_of(region, i), true, &memory, &why);
+    if (memory != NULL)
+        (void)mkv_memory_complete(memory, &why);
+    else
+        (void)mkv_memory_register(rdma, region->addr + i * region->stride,
+                                  len_of(region, i), true, &memory, &why);
     pthread_mutex_lock(&regions->lock);
     region->slices[i].memory = memory;
     region->slices[i].trouble = why;

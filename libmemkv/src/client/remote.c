@@ -22,7 +22,7 @@ bool mkv_remote_address(const mkv_lane *lane, uint32_t op, mkv_request *item)
         return false;
     const mkv_memory *memory =
         mkv_regions_find(lane->share->peer->config->regions, it->data, it->data_len);
-    if (memory == NULL)
+    if (memory == NULL || !mkv_link_has(link, memory))
         return false;
     item->flags |= MKV_ITEM_REMOTE;
     item->address = (uintptr_t)it->data;

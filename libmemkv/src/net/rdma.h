@@ -32,13 +32,18 @@ void mkv_rdma_close(mkv_rdma *rdma); /* links and memories are gone; NULL is fin
 /* The largest target, in bytes, that every device in use takes; 1 MiB or more. */
 size_t mkv_rdma_max_target(const mkv_rdma *rdma);
 
-/* Memory registered with every device in use, len of 1 or more.  `is_target`: peers may
+/* Memory registered with the devices in use, len of 1 or more.  `is_target`: peers may
  * READ and WRITE it with its rkeys; else it is only the near end of our own READs and
- * WRITEs, and of any size.  NO_MEMORY, SYSTEM.  Any thread. */
+ * WRITEs, and of any size.  A device that refuses it costs the others nothing: with OK,
+ * err then has the reason of the first.  NO_MEMORY, SYSTEM: all of them refused.  Any thread. */
 typedef struct mkv_memory mkv_memory;
 int mkv_memory_register(mkv_rdma *rdma, void *addr, size_t len, bool is_target,
                         mkv_memory **out, memkv_error *err);
+/* Asks those again that refused it; OK: none does.  One thread. */
+int mkv_memory_complete(mkv_memory *memory, memkv_error *err);
 void mkv_memory_release(mkv_memory *memory); /* no link uses it; NULL is fine */
+/* Links are made only with devices that have `memory`.  Before the first link. */
+void mkv_rdma_limit(mkv_rdma *rdma, const mkv_memory *memory);
 
 /* One queue pair with its completion queue and channel.  One thread at a time. */
 typedef struct mkv_link mkv_link;
@@ -61,7 +66,9 @@ void mkv_link_close(mkv_link *link);
 
 /* "mlx5_0 port 1 GID 3, RoCE v2, 192.0.2.7": valid as long as the link. */
 const char *mkv_link_describe(const mkv_link *link);
-/* The key of `memory` (a target) on the link's device. */
+/* Whether the link's device has `memory`. */
+bool mkv_link_has(const mkv_link *link, const mkv_memory *memory);
+/* The key of `memory` (a target, which it has) on the link's device. */
 uint32_t mkv_link_rkey(const mkv_link *link, const mkv_memory *memory);
 
 /* Queues a transfer of the sum of `iov` (pieces of `memory`; copied) to or from

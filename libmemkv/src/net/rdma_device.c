@@ -226,8 +226,9 @@ size_t mkv_rdma_max_target(const mkv_rdma *rdma)
 }
 
 /* `next`: bytes of the MR that was refused. */
-static int fail_to_register(mkv_rdma *rdma, const mkv_device *device, const void *addr,
-                            size_t len, size_t next, int why, memkv_error *err)
+static int fail_to_register(mkv_rdma *rdma, const mkv_device *device,
+                            const mkv_memory *memory, size_t next, int why,
+                            memkv_error *err)
 {
     const rlim_t wanted = atomic_load(&rdma->registered) + next;
     struct rlimit limit = {0};
@@ -237,10 +238,10 @@ static int fail_to_register(mkv_rdma *rdma, const mkv_device *device, const void
                         "cannot register %zu bytes with %s: only %llu may be locked; "
                         "ulimit -l unlimited, LimitMEMLOCK=infinity, or the IPC_LOCK "
                         "capability",
-                        len, device->name, (unsigned long long)limit.rlim_cur);
+                        memory->len, device->name, (unsigned long long)limit.rlim_cur);
     return mkv_fail(err, why == ENOMEM ? MEMKV_ERR_NO_MEMORY : MEMKV_ERR_SYSTEM, why,
-                    "cannot register %zu bytes at %p with %s: %s%s", len, addr,
-                    device->name, strerror(why),
+                    "cannot register %zu bytes at %p with %s: %s%s", memory->len,
+                    (void *)memory->base, device->name, strerror(why),
                     rdma->n_devices > 1 ? "; rdma_devices can leave it out" : "");
 }
 
@@ -251,49 +252,92 @@ static size_t stride_of(const mkv_rdma *rdma, size_t len, bool is_target)
     return is_target || len < most ? len : (size_t)most;
 }
 
+static void forget(mkv_memory *memory, size_t device)
+{
+    mkv_rdma *rdma = memory->rdma;
+    for (size_t i = memory->n_each; i-- > 0;) {
+        struct ibv_mr *mr = mkv_memory_mr(memory, device, i);
+        if (mr == NULL)
+            continue;
+        atomic_fetch_sub(&rdma->registered, mr->length);
+        rdma->verbs.dereg_mr(mr);
+        atomic_store(&memory->regions[device * memory->n_each + i], NULL);
+    }
+}
+
+/* With one device: all or nothing. */
+static int register_with(mkv_memory *memory, size_t device, memkv_error *err)
+{
+    mkv_rdma *rdma = memory->rdma;
+    for (size_t i = 0; i < memory->n_each; i++) {
+        const size_t at = i * memory->stride;
+        const size_t left = memory->len - at;
+        const size_t next = left < memory->stride ? left : memory->stride;
+        void *addr = (void *)(memory->base + at);
+        struct ibv_mr *mr =
+            rdma->verbs.reg_mr(rdma->devices[device].pd, addr, next, memory->access);
+        if (mr == NULL) {
+            int status = fail_to_register(rdma, &rdma->devices[device], memory, next,
+                                          errno, err);
+            forget(memory, device);
+            return status;
+        }
+        atomic_fetch_add(&rdma->registered, next);
+        atomic_store_explicit(&memory->regions[device * memory->n_each + i], mr,
+                              memory_order_release);
+    }
+    return MEMKV_OK;
+}
+
+int mkv_memory_complete(mkv_memory *memory, memkv_error *err)
+{
+    int status = MEMKV_OK;
+    for (size_t device = 0; device < memory->rdma->n_devices; device++)
+        if (!mkv_memory_is_with(memory, device)) {
+            int each = register_with(memory, device, status == MEMKV_OK ? err : NULL);
+            status = status == MEMKV_OK ? each : status;
+        }
+    return status;
+}
+
 int mkv_memory_register(mkv_rdma *rdma, void *addr, size_t len, bool is_target,
                         mkv_memory **out, memkv_error *err)
 {
-    const int access =
-        IBV_ACCESS_LOCAL_WRITE |
-        (is_target ? IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ : 0);
     const size_t stride = stride_of(rdma, len, is_target);
     const size_t n_each = (len + stride - 1) / stride;
-    const size_t n = rdma->n_devices * n_each;
-    mkv_memory *memory = calloc(1, sizeof(*memory) + n * sizeof(memory->regions[0]));
+    mkv_memory *memory = calloc(1, sizeof(*memory) + rdma->n_devices * n_each *
+                                                         sizeof(memory->regions[0]));
     if (memory == NULL)
         return mkv_fail(err, MEMKV_ERR_NO_MEMORY, 0, "out of memory");
     memory->rdma = rdma;
     memory->base = (uintptr_t)addr;
+    memory->len = len;
+    memory->access = IBV_ACCESS_LOCAL_WRITE;
+    if (is_target)
+        memory->access |= IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
     memory->stride = stride;
     memory->n_each = n_each;
-    for (size_t i = 0; i < n; i++) {
-        const mkv_device *device = &rdma->devices[i / n_each];
-        const size_t at = i % n_each * stride;
-        const size_t next = len - at < stride ? len - at : stride;
-        memory->regions[i] =
-            rdma->verbs.reg_mr(device->pd, (uint8_t *)addr + at, next, access);
-        if (memory->regions[i] == NULL) {
-            int status = fail_to_register(rdma, device, addr, len, next, errno, err);
-            mkv_memory_release(memory);
-            return status;
+    const int status = mkv_memory_complete(memory, err);
+    for (size_t device = 0; device < rdma->n_devices; device++)
+        if (mkv_memory_is_with(memory, device)) {
+            *out = memory;
+            return MEMKV_OK;
         }
-        atomic_fetch_add(&rdma->registered, next);
-    }
-    *out = memory;
-    return MEMKV_OK;
+    mkv_memory_release(memory);
+    return status;
 }
 
 void mkv_memory_release(mkv_memory *memory)
 {
     if (memory == NULL)
         return;
-    mkv_rdma *rdma = memory->rdma;
-    for (size_t i = 0; i < rdma->n_devices * memory->n_each; i++) {
-        if (memory->regions[i] == NULL)
-            break;
-        atomic_fetch_sub(&rdma->registered, memory->regions[i]->length);
-        rdma->verbs.dereg_mr(memory->regions[i]);
-    }
+    for (size_t device = 0; device < memory->rdma->n_devices; device++)
+        forget(memory, device);
     free(memory);
+}
+
+void mkv_rdma_limit(mkv_rdma *rdma, const mkv_memory *memory)
+{
+    for (size_t device = 0; device < rdma->n_devices; device++)
+        rdma->devices[device].is_left_out = !mkv_memory_is_with(memory, device);
 }

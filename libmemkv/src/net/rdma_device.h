@@ -15,6 +15,7 @@ typedef struct mkv_device {
     struct ibv_context *context;
     struct ibv_pd *pd;
     struct ibv_device_attr attr;
+    bool is_left_out; /* lacks the memory that all links are for */
 } mkv_device;
 
 /* `device` is of a list that is not freed yet.  UNSUPPORTED: it cannot be opened or used,
@@ -38,10 +39,27 @@ struct mkv_rdma {
 struct mkv_memory {
     mkv_rdma *rdma;
     uintptr_t base;
-    size_t stride;            /* bytes of an MR; the last one may have less */
-    size_t n_each;            /* MRs with a device */
-    struct ibv_mr *regions[]; /* all of the first device, then those of the next */
+    size_t len;
+    int access;
+    size_t stride; /* bytes of an MR; the last one may have less */
+    size_t n_each; /* MRs with a device */
+    /* All of the first device, then those of the next; NULL: it has refused. */
+    struct ibv_mr *_Atomic regions[];
 };
+
+/* The i-th MR with a device. */
+static inline struct ibv_mr *mkv_memory_mr(const mkv_memory *memory, size_t device,
+                                           size_t i)
+{
+    return atomic_load_explicit(&memory->regions[device * memory->n_each + i],
+                                memory_order_acquire);
+}
+
+/* Does the device have all of it? */
+static inline bool mkv_memory_is_with(const mkv_memory *memory, size_t device)
+{
+    return mkv_memory_mr(memory, device, memory->n_each - 1) != NULL;
+}
 
 /* A port that is up, and the one of its GIDs that fits a connection best. */
 typedef struct mkv_port {

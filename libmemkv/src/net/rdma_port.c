@@ -154,6 +154,8 @@ static int consider_device(const mkv_rdma *rdma, size_t device, const near_end *
 {
     const mkv_device *of = &rdma->devices[device];
     size_t n_gids = 0;
+    if (of->is_left_out)
+        return MEMKV_OK;
     struct ibv_gid_entry *gids = mkv_device_gids(&rdma->verbs, of, &n_gids);
     if (gids == NULL)
         return MEMKV_ERR_NO_MEMORY;

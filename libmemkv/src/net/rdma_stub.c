@@ -45,6 +45,17 @@ int mkv_memory_register(mkv_rdma *rdma, void *addr, size_t len, bool is_target,
     return MEMKV_ERR_UNSUPPORTED;
 }
 
+int mkv_memory_complete(mkv_memory *memory, memkv_error *err)
+{
+    (void)memory, (void)err;
+    return MEMKV_ERR_UNSUPPORTED;
+}
+
+void mkv_rdma_limit(mkv_rdma *rdma, const mkv_memory *memory)
+{
+    (void)rdma, (void)memory;
+}
+
 void mkv_memory_release(mkv_memory *memory)
 {
     (void)memory;
@@ -73,6 +84,12 @@ const char *mkv_link_describe(const mkv_link *link)
 {
     (void)link;
     return "none";
+}
+
+bool mkv_link_has(const mkv_link *link, const mkv_memory *memory)
+{
+    (void)link, (void)memory;
+    return false;
 }
 
 uint32_t mkv_link_rkey(const mkv_link *link, const mkv_memory *memory)

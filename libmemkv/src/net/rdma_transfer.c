@@ -76,8 +76,7 @@ static uint32_t key_at(const mkv_link *link, const mkv_memory *memory, uintptr_t
     const size_t room = memory->stride - offset % memory->stride;
     if (*len > room)
         *len = room;
-    return memory->regions[link->port.device * memory->n_each + offset / memory->stride]
-        ->lkey;
+    return mkv_memory_mr(memory, link->port.device, offset / memory->stride)->lkey;
 }
 
 /* Cuts the next work request from a transfer. */
@@ -272,7 +271,12 @@ int mkv_link_poll(mkv_link *link, mkv_arrival *out, size_t cap, size_t *n)
                                                                : MEMKV_OK;
 }
 
+bool mkv_link_has(const mkv_link *link, const mkv_memory *memory)
+{
+    return mkv_memory_is_with(memory, link->port.device);
+}
+
 uint32_t mkv_link_rkey(const mkv_link *link, const mkv_memory *memory)
 {
-    return memory->regions[link->port.device * memory->n_each]->rkey;
+    return mkv_memory_mr(memory, link->port.device, 0)->rkey;
 }

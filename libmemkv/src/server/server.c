@@ -139,6 +139,7 @@ static int open_rdma(mkv_service *service, const memkv_server_config *config,
         mkv_rdma_close(rdma);
         return status;
     }
+    mkv_rdma_limit(rdma, service->pool);
     service->rdma = rdma;
     return MEMKV_OK;
 }
