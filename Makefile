@@ -49,7 +49,7 @@ test-rdma: ## RDMA on real verbs, in a virtual machine that has software devices
 	$(setup) system package dev engine machine
 	@cmake -S . -B build/c -G Ninja -DMEMKV_WITH_RDMA=ON $(CMAKE_FLAGS)
 	@cmake --build build/c
-	@tests/vm/run --pair --mem 4G --timeout 2400 -- tests/vm/suite
+	@tests/vm/run --pair --mem 4G --timeout 3600 -- tests/vm/suite
 
 test-vllm: ## a real vLLM on CPU starts warm in both modes of LMCache (4 GB in .venv-vllm)
 	@VENV=.venv-vllm sh scripts/setup.sh system package dev engine vllm

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 10.0) -> T:
+def wait_until(condition: Callable[[], T], timeout: float = 30.0) -> T:
     """Returns the first true answer of `condition`, asked until `timeout` seconds pass.
 
     Raises AssertionError with the last answer after that.

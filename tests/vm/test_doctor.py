@@ -16,7 +16,10 @@ def doctor(server: Server, **settings: str) -> tuple[int, dict[str, Any]]:
     given = {**server.settings, **settings}
     variables = {f"MEMKV_{name.upper()}": text for name, text in given.items()}
     done = subprocess.run(
-        [sys.executable, "-m", "memkv_lmcache", "doctor", "--json"],
+        [
+            *(sys.executable, "-m", "memkv_lmcache", "doctor"),
+            *("--json", "--timeout", "60"),
+        ],
         env={**os.environ, **variables},
         stdout=subprocess.PIPE,
         check=False,
