@@ -12,6 +12,7 @@
 #define EXPORTED __attribute__((visibility("default")))
 #define FAKE_MAX_GIDS 8
 #define FAKE_MAX_SGE 16
+#define FAKE_MAX_SGE_RD 3 /* some devices scatter a READ over fewer pieces */
 #define FAKE_PIECE 16384
 
 typedef struct fake_device {

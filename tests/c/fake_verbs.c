@@ -259,7 +259,8 @@ static int post_send(struct ibv_qp *base, struct ibv_send_wr *wr,
         if (base->state != IBV_QPS_RTS && base->state != IBV_QPS_ERR)
             why = EINVAL;
         else if (qp->send_posted - qp->send_freed == qp->cap.max_send_wr ||
-                 wr->num_sge > (int)qp->cap.max_send_sge)
+                 wr->num_sge > (int)qp->cap.max_send_sge ||
+                 (wr->opcode == IBV_WR_RDMA_READ && wr->num_sge > FAKE_MAX_SGE_RD))
             why = ENOMEM;
         if (why != 0)
             break;
@@ -343,6 +344,7 @@ EXPORTED int ibv_query_device(struct ibv_context *context, struct ibv_device_att
         .max_qp = 200,
         .max_qp_wr = 1024,
         .max_sge = FAKE_MAX_SGE,
+        .max_sge_rd = FAKE_MAX_SGE_RD,
         .max_cqe = 1024,
         .max_qp_rd_atom = 16,
         .max_qp_init_rd_atom = 16,

@@ -140,6 +140,9 @@ int mkv_link_open(mkv_rdma *rdma, int fd, const mkv_rdma_params *peer,
     mkv_port_describe(rdma, &link->port, link->text, sizeof(link->text));
     const struct ibv_device_attr *device = &rdma->devices[link->port.device].attr;
     link->max_pieces = least(device->max_sge, MKV_MAX_PIECES);
+    link->max_read_pieces = link->max_pieces;
+    if (device->max_sge_rd > 0)
+        link->max_read_pieces = least(device->max_sge_rd, (int)link->max_pieces);
     status = create_queues(link, err);
     if (status == MEMKV_OK)
         status = init(link, err);

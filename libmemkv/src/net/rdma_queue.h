@@ -22,7 +22,8 @@ struct mkv_link {
     struct ibv_cq *cq;
     struct ibv_qp *qp;
     uint32_t receives;
-    uint32_t max_pieces;
+    uint32_t max_pieces;      /* of a WRITE */
+    uint32_t max_read_pieces; /* some devices scatter over fewer than they gather */
     mkv_rdma_params own;
     bool is_connected;
     bool is_broken; /* takes no more transfers; what is posted is being flushed */

@@ -84,6 +84,7 @@ static void cut(const mkv_link *link, transfer *from, struct ibv_send_wr *reques
                 struct ibv_sge *pieces)
 {
     const mkv_transfer *of = &from->of;
+    const uint32_t most = of->is_read ? link->max_read_pieces : link->max_pieces;
     size_t left = REQUEST_LEN;
     uint32_t n = 0;
 
@@ -92,7 +93,7 @@ static void cut(const mkv_link *link, transfer *from, struct ibv_send_wr *reques
         .opcode = of->is_read ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE,
         .wr.rdma = {.remote_addr = of->address, .rkey = of->rkey},
     };
-    while (from->piece < of->n_iov && left > 0 && n < link->max_pieces) {
+    while (from->piece < of->n_iov && left > 0 && n < most) {
         const struct iovec *piece = &of->iov[from->piece];
         size_t len = piece->iov_len - from->offset;
         if (len > left)
