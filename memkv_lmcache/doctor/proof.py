@@ -81,7 +81,7 @@ def _put(client: Client, key: bytes, data: memoryview, deadline: float) -> str:
         if is_there and _count(client, "bytes_remote") >= SIZE:
             return ""
         unregistered = _state(client).partition(", but ")[2]
-        if unregistered:
+        if unregistered and client.registered_bytes() == 0:
             return unregistered
         if _count(client, "links_broken") > 0:
             return _why(client, _broken(client))

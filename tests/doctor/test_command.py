@@ -122,6 +122,16 @@ def test_a_wrong_key_is_exit_code_4(verbs: FakeVerbs, doctor: Doctor) -> None:
         assert KEY not in right.out
 
 
+def test_a_device_that_is_not_used_may_refuse_the_memory(
+    server: NativeServer, verbs: FakeVerbs, doctor: Doctor
+) -> None:
+    """The proof goes by the other one."""
+    with verbs.scripted("refuse_reg_mr 2"):  # with fake1
+        done = doctor("--server", server.address)
+    assert done.code == 0
+    assert "proven: " in done.words
+
+
 def test_the_server_says_why_it_made_no_link(verbs: FakeVerbs, doctor: Doctor) -> None:
     """InfiniBand there and RoCE here do not meet; only the server knows."""
     settings = {"transport": "rdma", "verbs_library": verbs.path}
