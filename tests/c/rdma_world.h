@@ -107,6 +107,17 @@ static inline void host_close(host *h)
     memkv_server_close(h->server);
 }
 
+static inline uint64_t server_stat(const host *h, const char *name)
+{
+    memkv_stat stats[128];
+    size_t n = memkv_server_stats(h->server, stats, 128);
+    size_t i = 0;
+    while (i < n && strcmp(stats[i].name, name) != 0)
+        i++;
+    CHECK(i < n); /* there is a counter of that name */
+    return stats[i].value;
+}
+
 /* ---- a client ------------------------------------------------------------------------ */
 
 typedef struct guest {

@@ -63,17 +63,6 @@ static void test_a_wire_that_swallows_all_is_left_alone(void)
     script("reset");
 }
 
-static uint64_t server_stat(const host *h, const char *name)
-{
-    memkv_stat stats[128];
-    size_t n = memkv_server_stats(h->server, stats, 128);
-    size_t i = 0;
-    while (i < n && strcmp(stats[i].name, name) != 0)
-        i++;
-    CHECK(i < n); /* there is a counter of that name */
-    return stats[i].value;
-}
-
 static void test_strict_rdma_puts_nothing_inline_when_a_link_breaks(void)
 {
     host h = host_open(MEMKV_TRANSPORT_RDMA, MEMORY);

@@ -217,17 +217,6 @@ static void test_made_up_parameters_reach_nobody(void)
     host_close(&h);
 }
 
-static uint64_t server_stat(const host *h, const char *name)
-{
-    memkv_stat stats[128];
-    size_t n = memkv_server_stats(h->server, stats, 128);
-    size_t i = 0;
-    while (i < n && strcmp(stats[i].name, name) != 0)
-        i++;
-    CHECK(i < n); /* there is a counter of that name */
-    return stats[i].value;
-}
-
 /* What is gone before its turn comes needs no transfer, but the frame that says so waits
  * for those that do: nothing may follow a LAST one. */
 static void test_the_last_frame_of_a_reply_comes_last(void)

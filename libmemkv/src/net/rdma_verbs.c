@@ -13,8 +13,8 @@ int mkv_verbs_load(const char *library, mkv_verbs *out, memkv_error *err)
     const char *path = library != NULL ? library : MKV_VERBS_LIBRARY;
     /* it stays: libibverbs keeps its drivers for good, and would lose them */
     const int flags = RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE;
-    mkv_verbs verbs = {.library = dlopen(path, flags)};
-    if (verbs.library == NULL) {
+    mkv_verbs verbs = {.handle = dlopen(path, flags)};
+    if (verbs.handle == NULL) {
         const char *why = dlerror(); /* begins with the path */
         return mkv_fail(err, MEMKV_ERR_UNSUPPORTED, 0,
                         "no verbs library: %.140s; install libibverbs1 or rdma-core, "
@@ -48,9 +48,9 @@ int mkv_verbs_load(const char *library, mkv_verbs *out, memkv_error *err)
         {"ibv_destroy_qp", &verbs.destroy_qp},
     };
     for (size_t i = 0; i < sizeof(symbols) / sizeof(symbols[0]); i++) {
-        void *found = dlsym(verbs.library, symbols[i].name);
+        void *found = dlsym(verbs.handle, symbols[i].name);
         if (found == NULL) {
-            dlclose(verbs.library);
+            dlclose(verbs.handle);
             return mkv_fail(err, MEMKV_ERR_UNSUPPORTED, 0,
                             "verbs library %.140s has no %s: rdma-core 32 or newer is "
                             "needed",
@@ -64,7 +64,7 @@ int mkv_verbs_load(const char *library, mkv_verbs *out, memkv_error *err)
 
 void mkv_verbs_unload(mkv_verbs *verbs)
 {
-    dlclose(verbs->library);
+    dlclose(verbs->handle);
 }
 
 /* verbs.h has this inline, but so that it would link the library. */

@@ -11,7 +11,7 @@
 
 /* Members return and set errno as their ibv_ namesakes do. */
 typedef struct mkv_verbs {
-    void *library;
+    void *handle; /* dlopen's */
     int (*fork_init)(void);
     struct ibv_device **(*get_device_list)(int *n);
     void (*free_device_list)(struct ibv_device **list);
