@@ -34,7 +34,7 @@ PYTHON_LAYERS = (
     "figures tending",
     "client",
     "__init__",
-    "erase landing processes puts",
+    "erase landing processes puts ways",
     "l2 lookups",
     "backend bench demo doctor l2_adapter serve",
     "cli",

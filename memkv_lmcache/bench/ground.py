@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,14 +18,13 @@ from memkv_lmcache.bench.perftest import Perftest, port_of
 from memkv_lmcache.bench.raw import KIB, MIB, Raw, RawEngine, build
 from memkv_lmcache.client import Client, Put
 from memkv_lmcache.config import load
-from memkv_lmcache.errors import MemKVError, Status, error_for
 from memkv_lmcache.processes import Server
+from memkv_lmcache.ways import no_rdma, wait_for_rdma
 
 #: Of the server.  On TCP all of it is filled once: the first touch of a page is the
 #: kernel's.  On RDMA the registration touches it.
 _TCP_MEMORY, _RDMA_MEMORY = 512 * MIB, 160 * MIB
 _MOST_OF_MEMORY = 5  # a value may be a quarter of it, and some is the index'
-_REGISTERED_S = 30.0
 MIN_RDMA = 64 * KIB
 
 
@@ -88,12 +86,12 @@ def rdma_ground(room: int, largest: int) -> Iterator[Ground]:
             )
         )
         if server.no_rdma:
-            raise _no_rdma(f"no RDMA on this host: {server.no_rdma}")
+            raise no_rdma(server.no_rdma)
         client = stack.enter_context(server.client(num_connections=1, transport="rdma"))
         memory = memoryview(mmap.mmap(-1, room))
         stack.enter_context(client.register(memory))
-        ground = Ground(server=server.address, client=client, memory=memory, raw=None)
-        link = _wait_for_link(ground)
+        wait_for_rdma(client, room)
+        link = client.state()[server.address]
         yield Ground(
             server=server.address,
             client=client,
@@ -101,24 +99,6 @@ def rdma_ground(room: int, largest: int) -> Iterator[Ground]:
             raw=Perftest(port_of(link)) if Perftest.is_here() else None,
             device=link.removeprefix("up: rdma "),
         )
-
-
-def _no_rdma(why: str) -> MemKVError:
-    return error_for(Status.UNSUPPORTED, f"{why}; memkv doctor says what to do")
-
-
-def _wait_for_link(ground: Ground) -> str:
-    """The server's state, once a value has travelled by RDMA."""
-    deadline = time.monotonic() + _REGISTERED_S
-    key, client = b"bench-first", ground.client
-    while ground.counter("bytes_remote") == 0:
-        client.put_many([Put(key, ground.memory[:MIN_RDMA])], timeout=1)
-        client.delete_many([key], timeout=1)
-        if time.monotonic() > deadline:
-            state = client.state()[ground.server]
-            raise _no_rdma(f"nothing travels by RDMA here, the server is {state}")
-        time.sleep(0.01)
-    return client.state()[ground.server]
 
 
 def _fill(client: Client) -> None:

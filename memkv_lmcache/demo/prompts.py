@@ -20,9 +20,9 @@ from lmcache.v1.cache_engine import LMCacheEngineBuilder
 
 from memkv_lmcache.arena import arena_of
 from memkv_lmcache.demo.engine import ModelShape, build_engine, engine_config
-from memkv_lmcache.demo.ways import answer_of, moved, standing, wait_for_rdma
 from memkv_lmcache.errors import Status, error_for
 from memkv_lmcache.processes import report_to
+from memkv_lmcache.ways import answer_of, moved, standing, wait_for_rdma
 
 MODEL = ModelShape(
     "memkv-demo", layers=8, kv_heads=4, head_size=64, dtype=torch.float32

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from memkv_lmcache.demo.ways import no_rdma, result_of
 from memkv_lmcache.processes import Server, Worker
+from memkv_lmcache.ways import no_rdma, result_of
 
 #: A worker with torch and LMCache takes its time on a slow disk, the first time, and
 #: minutes on an emulated machine.

@@ -16,11 +16,11 @@ import time
 from collections.abc import Iterable, Iterator
 
 from memkv_lmcache.client import Client, Get, Put
-from memkv_lmcache.demo.ways import answer_of, moved, standing, wait_for_rdma
 from memkv_lmcache.errors import Status, error_for
 from memkv_lmcache.header import ShapeHeader, Tensor, pack, unpack
 from memkv_lmcache.keys import wire_key
 from memkv_lmcache.processes import report_to
+from memkv_lmcache.ways import answer_of, moved, standing, wait_for_rdma
 
 #: LMCache's format of a chunk: keys and values, layers, tokens, width.
 KV_2LTD = 1

@@ -16,8 +16,8 @@ from memkv_lmcache.client import Client
 from memkv_lmcache.config import load
 from memkv_lmcache.demo import values
 from memkv_lmcache.demo.run import Outcome
-from memkv_lmcache.demo.ways import moved
 from memkv_lmcache.processes import Server
+from memkv_lmcache.ways import moved
 
 from .commands import run
 

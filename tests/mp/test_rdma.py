@@ -12,7 +12,7 @@ from lmcache.v1.distributed.api import MemoryLayoutDesc
 
 from memkv_lmcache._ffi import NativeServer
 from memkv_lmcache.client import Client
-from memkv_lmcache.demo.ways import moved, wait_for_rdma
+from memkv_lmcache.ways import moved, wait_for_rdma
 
 from .caching import MIB, Cache, cache, spec
 from .conftest import fresh_prefix, make_keys

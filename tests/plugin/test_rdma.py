@@ -18,7 +18,7 @@ from fake_rdma import FakeVerbs, build_fake_verbs
 from support import wait_until
 
 from memkv_lmcache._ffi import NativeServer
-from memkv_lmcache.demo.ways import moved, wait_for_rdma
+from memkv_lmcache.ways import moved, wait_for_rdma
 
 from .conftest import (
     FULL,

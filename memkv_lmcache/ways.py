@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the bytes of a worker travel: RDMA is ready before there is anything to move.
-
-Then there is no copy by the CPU that only the first moments of a process would explain.
+"""How the bytes of a demo or a bench travel: RDMA is ready before there is anything to
+move.  Then no value takes the stream only because its process is young.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _RDMA = "up: rdma "
 
 
 def no_rdma(why: str) -> MemKVError:
-    """The failure of a demo that was to use nothing else."""
+    """The failure of what was to use nothing else."""
     text = f"transport rdma: {why}; memkv doctor says what is missing"
     return error_for(Status.UNSUPPORTED, text)
 
